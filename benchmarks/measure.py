@@ -1,0 +1,129 @@
+"""Processes on a core of their own, and what they used: CPU seconds and memory (Linux).
+
+The server has one core and the load another, so that neither takes time from the other.
+"""
+
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import tornado
+
+START_SECONDS = 30
+END_SECONDS = 10
+"""How long a process may take to listen, and to end after SIGTERM."""
+
+_SHOWN_CHARACTERS = 2000
+_ROOT = Path(__file__).resolve().parent.parent
+_CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, LOAD_CORE = _CORES[0], _CORES[-1]  # the same one where there is only one
+
+
+class BenchmarkError(Exception):
+    """The measurement means nothing: wrong bytes, a server that does not start. One sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Of a process, its threads and its children, since they began. CPU time is that of user and system."""
+
+    cpu_seconds: float
+    peak_rss_bytes: int
+
+
+@contextmanager
+def pinned(command: Sequence[str], core: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs on `core` only, ended on leaving; its stdout can be read.
+
+    When a BenchmarkError passes through, the end of what it wrote to stderr is shown.
+    """
+    # A setting of ours in the environment would change what is measured.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+        try:
+            os.sched_setaffinity(process.pid, {core})  # its threads begin later and inherit it
+            yield process
+        except BenchmarkError:
+            stderr.seek(0)
+            sys.stderr.write(stderr.read()[-_SHOWN_CHARACTERS:])
+            raise
+        finally:
+            _end(process)
+
+
+@contextmanager
+def server(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[str]]:
+    """A server on its own core, once it listens at `port`.
+
+    Raises:
+        BenchmarkError: it ended, or did not listen in time.
+    """
+    with pinned(command, SERVER_CORE) as process:
+        deadline = time.monotonic() + START_SECONDS
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise BenchmarkError(f"a server did not begin to listen: {' '.join(command)}")
+            time.sleep(0.02)
+        yield process
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def usage(pid: int) -> Usage:
+    """What the process and its children have used."""
+    cpu_seconds, peak_rss_bytes = 0.0, 0
+    for member in _family(pid):
+        # What clock_getcpuclockid(3) gives, which Python has not; /proc/PID/stat has steps of 10 ms.
+        cpu_seconds += time.clock_gettime(~member << 3 | 2)
+        status = Path(f"/proc/{member}/status").read_text()
+        peak_rss_bytes += int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 1024
+    return Usage(cpu_seconds, peak_rss_bytes)
+
+
+def machine() -> str:
+    """What the figures depend on, without the machine's name."""
+    kernel = re.match(r"[\d.]*\d", platform.release())
+    cores = f"{len(_CORES)} cores" if len(_CORES) > 1 else "1 core, which server and load share"
+    return (
+        f"{platform.machine()}, {cores}, {platform.system()} {kernel.group() if kernel else ''}, "
+        f"{platform.python_implementation()} {platform.python_version()}, Tornado {tornado.version}"
+    )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _family(pid: int) -> list[int]:
+    members = [pid]
+    for member in members:  # grows meanwhile
+        for task in Path(f"/proc/{member}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+                members += map(int, (task / "children").read_text().split())
+    return members
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,38 @@
+"""Millrace as it is started in production: `run.py`, every setting at its default."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+from benchmarks.measure import BenchmarkError
+from benchmarks.peers import Peer
+
+SCAN_SECONDS = 30
+"""How long the library may take to be catalogued."""
+
+
+def _command(folder: Path, port: int) -> list[str]:
+    database = f"sqlite+aiosqlite:///{folder.parent / 'catalogue.sqlite3'}"
+    settings = ["--address", "127.0.0.1", "--port", str(port), "--media", str(folder), "--database", database]
+    return [sys.executable, "run.py", *settings]
+
+
+def _target(port: int, name: str) -> str:
+    """A track without tags has its file name as its title."""
+    question = f"http://127.0.0.1:{port}/audio?q={Path(name).stem}"
+    deadline = time.monotonic() + SCAN_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urlopen(question, timeout=SCAN_SECONDS) as response:
+                tracks = json.load(response)["tracks"]
+        except OSError as error:
+            raise BenchmarkError(f"Millrace does not list its tracks: {error}") from error
+        if tracks:
+            return str(tracks[0]["url"])
+        time.sleep(0.05)
+    raise BenchmarkError(f"Millrace has not catalogued {name} within {SCAN_SECONDS} s")
+
+
+PEER = Peer("Millrace", _command, _target)

@@ -1,0 +1,216 @@
+"""What every response has: methods, an id, parameters, and errors as problem documents (RFC 9457)."""
+
+import html
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Mapping
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any
+
+import orjson
+from tornado.web import HTTPError, RequestHandler
+
+from handlers.accept import preferred
+from handlers.pump import Outcome
+from media.source import (
+    BadParameter,
+    SourceBroken,
+    SourceBusy,
+    SourceEnded,
+    SourceError,
+    SourceNotFound,
+)
+
+ALLOW = "GET, HEAD, OPTIONS"
+NOTHING_HERE = "There is nothing here by this name."
+FAILED = "The server failed; the log has the cause under this request's id."
+
+log = logging.getLogger("millrace")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Problem(HTTPError):
+    """A response that is an error.
+
+    Args:
+        detail: for the client: what was wrong and what would be right. No path, no other exception's text.
+        headers: that belong to the status, such as Retry-After.
+    """
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status)
+        self.detail = detail
+        self.headers = headers or {}
+
+
+def problem_of(error: SourceError) -> Problem:
+    """The one place where a source's failure becomes a status."""
+    match error:
+        case BadParameter():
+            return Problem(400, str(error))
+        case SourceNotFound():
+            return Problem(404, NOTHING_HERE)
+        case SourceBusy():
+            return Problem(
+                503, "The server is busy; try again later.", {"Retry-After": str(error.retry_after)}
+            )
+        case SourceBroken():
+            return Problem(502, "What this is made from could not be read.")
+    return Problem(500, FAILED)  # one that has no place here, such as SourceEnded in the middle
+
+
+class Resource(RequestHandler):
+    """A handler of GET, HEAD and OPTIONS. A subclass has `answer`, with the route's named groups.
+
+    `outcome`, `body_bytes` and `first_byte_seconds` are for the access log.
+    """
+
+    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS")
+
+    request_id = ""
+    outcome = Outcome.COMPLETE
+    body_bytes = 0
+    first_byte_seconds: float | None = None
+
+    def set_default_headers(self) -> None:
+        """Also called when an error clears what was set."""
+        if not self.request_id:
+            asked = self.request.headers.get("X-Request-Id", "")
+            self.request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
+        self.set_header("X-Request-Id", self.request_id)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Server", "Millrace")
+
+    def answer(self, **parts: str) -> Awaitable[None]:
+        """Answer a GET or HEAD. May raise Problem and SourceError."""
+        raise NotImplementedError
+
+    async def get(self, **parts: str) -> None:
+        try:
+            await self.answer(**parts)
+        except SourceEnded:
+            self.set_header("Cache-Control", "no-store")
+            self.set_status(204)
+        except SourceError as error:
+            raise problem_of(error) from error
+
+    head = get
+
+    async def options(self, **parts: str) -> None:
+        self.set_header("Allow", ALLOW)
+        self.set_status(204)
+
+    @property
+    def args(self) -> dict[str, str]:
+        """The query's parameters, the last value of each name, exactly as the client sent them.
+
+        Raises:
+            BadParameter: one is not UTF-8.
+        """
+        try:
+            return {name: values[-1].decode() for name, values in self.request.query_arguments.items()}
+        except UnicodeDecodeError as error:
+            raise BadParameter("the query must be percent-encoded UTF-8") from error
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """A part of the path as text."""
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise Problem(400, "The path must be percent-encoded UTF-8.") from error
+
+    def send_json(self, value: object) -> None:
+        """Answer with JSON that is made anew each time; bytes are JSON already."""
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(value if isinstance(value, bytes) else orjson.dumps(value))
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
+        """Finish, counting a body that was not streamed; not complete if its client has gone by then."""
+        if isinstance(chunk, bytes) and self.request.method != "HEAD":
+            self.body_bytes = len(chunk)
+        connection: Any = self.request.connection  # Tornado's abstract HTTPConnection has no stream
+        if self.outcome is Outcome.COMPLETE and connection.stream.closed():
+            self.outcome = Outcome.DISCONNECTED
+        return super().finish(chunk)
+
+    def compute_etag(self) -> None:
+        """None: only `conditional` makes entity tags."""
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """A problem document, or the same facts as a small page for who prefers HTML."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        detail = FAILED
+        if isinstance(error, Problem):
+            detail = error.detail
+            for name, value in error.headers.items():
+                self.set_header(name, value)
+        elif status_code == 405:
+            detail = f"This resource answers {ALLOW}."
+            self.set_header("Allow", ALLOW)
+        elif status_code < 500:
+            detail = f"{HTTPStatus(status_code).phrase}: the request could not be understood."
+        self.set_header("Cache-Control", "no-store")
+        facts = self.problem_document(status_code, detail)
+        accept = self.request.headers.get("Accept", "*/*")
+        if preferred(accept, ["application/problem+json", "text/html"]) == "text/html":
+            self.set_header("Content-Type", "text/html; charset=utf-8")
+            self.set_header("Content-Security-Policy", "default-src 'none'")
+            self.finish(_page(facts).encode())
+        else:
+            self.set_header("Content-Type", "application/problem+json")
+            self.finish(orjson.dumps(facts))
+
+    def problem_document(self, status: int, detail: str) -> dict[str, object]:
+        """The problem as RFC 9457 tells it, in a body of its own or inside an event stream."""
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+            "instance": self.request_id,
+        }
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """The cause goes to the log; the client never sees it. What was raised without one is an answer."""
+        if not isinstance(value, HTTPError):
+            log.error("%s failed", self.request_id, exc_info=value)
+        elif value.status_code >= 500 and value.__cause__ is not None:
+            log.warning("%s %d: %s", self.request_id, value.status_code, causes(value.__cause__))
+
+
+class Missing(Resource):
+    """Every path that is no route: 404, whatever the method."""
+
+    SUPPORTED_METHODS = RequestHandler.SUPPORTED_METHODS  # type: ignore[assignment] # there are more of them
+
+    def prepare(self) -> None:
+        raise Problem(404, NOTHING_HERE)
+
+
+def causes(error: BaseException) -> str:
+    """An error and what led to it, the outermost first, in one line: for the log."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(f"{type(cause).__name__}: {cause}".replace("\n", " "))
+        cause = cause.__cause__
+    return "; ".join(texts)
+
+
+def _page(facts: Mapping[str, object]) -> str:
+    shown = {name: html.escape(str(value)) for name, value in facts.items()}
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{shown["title"]}</title>'
+        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+        f"<h1>{shown['status']} {shown['title']}</h1><p>{shown['detail']}</p>"
+        f"<p>Request {shown['instance']}</p>\n"
+    )

@@ -1,0 +1,218 @@
+"""serve(source): one call that answers a GET or HEAD with a source.
+
+It has the pump enter the source, asks `conditional` for a plan (status, headers, slices), gives body and plan
+to the pump and ends the response by the pump's outcome. Before the first byte a failure is a status; after it
+the connection is broken, so that the client can tell that the body is not whole. Tornado's own way would be
+to finish it: a handler that raises after its first flush gives a 200 with a complete chunked body.
+"""
+
+import asyncio
+import logging
+import random
+import socket
+import struct
+import unicodedata
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from handlers import conditional
+from handlers.pump import Limits, OpenStreams, Outcome, Pump
+from handlers.resource import FAILED, Problem, Resource, causes, problem_of
+from media.records import sse_event, sse_retry
+from media.source import Body, Chunks, Source, SourceError
+
+RETRY_MILLISECONDS = (1000, 5000)
+"""Drained event streams come back after a random time between these, so that not all come at once."""
+
+log = logging.getLogger("millrace.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What every streamed response is sent with."""
+
+    limits: Limits
+    open_streams: OpenStreams
+
+
+class StreamResource(Resource):
+    """A resource that answers with a source."""
+
+    def initialize(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.pump: Pump | None = None
+        self.is_events = False
+        self.close_delimited = False
+        self.ended = False
+
+    def on_connection_close(self) -> None:
+        """The client has gone: Tornado tells us at once, and cancels nothing by itself."""
+        if self.pump is not None:
+            self.pump.end(Outcome.DISCONNECTED)
+
+
+async def serve(response: StreamResource, source: Source, *, attachment: str = "") -> None:
+    """Answer with what `source` yields. Returns when the response has ended, whichever way.
+
+    Args:
+        attachment: the file name to save it under (RFC 6266); empty: to be shown.
+
+    Raises:
+        SourceError: the source failed before the first byte, and nothing was sent.
+        Problem: a condition or a range does not hold.
+    """
+    open_streams = response.delivery.open_streams
+    pump = response.pump = Pump(response, response.delivery.limits, open_streams)
+    with open_streams.holding(pump):
+        try:
+            async with AsyncExitStack() as stack:
+                body = await pump.enter(source, stack)
+                if body is None:
+                    _end(response, pump, whole=False)
+                else:
+                    await _respond(response, pump, body, attachment)
+        except (Exception, asyncio.CancelledError) as error:
+            if not pump.begun or response.ended:
+                raise
+            # Left to itself Tornado would finish the body here, as if it were whole.
+            await _break_off(response, pump, error)
+
+
+async def _respond(response: StreamResource, pump: Pump, body: Body, attachment: str) -> None:
+    plan = conditional.plan(
+        response.request.method or "", response.request.headers, body.facts, body.slice is not None
+    )
+    headers = dict(plan.headers)
+    if plan.status == 412:
+        raise Problem(412, "The resource is not as If-Match or If-Unmodified-Since wants it.", headers)
+    if plan.status == 416:
+        raise Problem(416, f"The range must lie within the {body.facts.length} bytes.", headers)
+    response.set_status(plan.status)
+    response.clear_header("Content-Type")
+    for name, value in headers.items():
+        response.set_header(name, value)
+    _set_caching(response, body)
+    if attachment and plan.status != 304:
+        response.set_header("Content-Disposition", _disposition(attachment))
+    if response.request.method == "HEAD" or plan.status == 304:
+        # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).
+        response.flush()
+        response.finish()
+        return
+    await _send(response, pump, body, plan)
+
+
+async def _send(response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan) -> None:
+    if response.request.version == "HTTP/1.0" and "Content-Length" not in plan.headers:
+        response.close_delimited = True
+        # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
+        response.request.headers.pop("Connection", None)
+    response.is_events = body.facts.media_type == "text/event-stream"
+    length = plan.headers.get("Content-Length")
+    outcome = await pump.send(
+        _chunks(body, plan),
+        None if length is None else int(length),
+        live=body.facts.live,
+        heartbeat=body.facts.heartbeat,
+    )
+    if outcome is Outcome.DRAINED and body.facts.live:
+        retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
+        await pump.last_words(retry if response.is_events else body.ending())
+        _end(response, pump, whole=True)
+    else:
+        _end(response, pump, whole=outcome is Outcome.COMPLETE)
+
+
+async def _break_off(response: StreamResource, pump: Pump, error: BaseException) -> None:
+    """The source failed after the first byte: what it gave still arrives, but not as a whole body.
+
+    Raises:
+        asyncio.CancelledError: the task itself was cancelled, by somebody who is not the pump.
+    """
+    pump.outcome = pump.outcome or Outcome.FAILED
+    words = b""
+    try:
+        if isinstance(error, SourceError):
+            problem = problem_of(error)
+            log.warning("%s broke off: %s", response.request_id, causes(error))
+        elif _is_cancelled():
+            raise error
+        else:
+            problem = Problem(500, FAILED)
+            log.error("%s broke off", response.request_id, exc_info=error)
+        if response.is_events:
+            document = response.problem_document(problem.status_code, problem.detail)
+            words = sse_event(orjson.dumps(document), event="error")
+        await pump.last_words(words)
+    finally:
+        _end(response, pump, whole=False)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _end(response: StreamResource, pump: Pump, *, whole: bool) -> None:
+    """Finish the response; one that is not whole only after its connection is broken."""
+    response.ended = True
+    response.outcome = pump.outcome or Outcome.COMPLETE
+    response.body_bytes, response.first_byte_seconds = pump.sent_bytes, pump.first_byte_seconds
+    connection: Any = response.request.connection  # Tornado's abstract HTTPConnection has no stream
+    stream = connection.stream
+    if not whole and not stream.closed():
+        # Without a length and without chunks an end looks like success, and a client that has stalled would
+        # keep what the kernel holds for it: there a reset says what happened.
+        if response.close_delimited or pump.outcome is Outcome.STALLED:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.close()
+    response.finish()
+    if response.close_delimited:
+        stream.close()
+
+
+def _chunks(body: Body, plan: conditional.Plan) -> Chunks:
+    """The body as the plan cuts it."""
+    if plan.pieces is None:
+        return body.chunks()
+    assert body.slice is not None
+    match plan.pieces:
+        case (conditional.Slice(start, stop),):
+            return body.slice(start, stop)
+    return _joined(plan.pieces, body.slice)
+
+
+async def _joined(pieces: Sequence[conditional.Piece], slice_: Callable[[int, int], Chunks]) -> Chunks:
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        async with aclosing(slice_(piece.start, piece.stop)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+def _set_caching(response: Resource, body: Body) -> None:
+    """Files are kept and revalidated. Generated bodies are neither kept nor held back by nginx."""
+    if body.facts.etag is None:
+        response.set_header("Cache-Control", "no-store")
+        response.set_header("X-Accel-Buffering", "no")
+    else:
+        response.set_header("Cache-Control", "no-cache")
+
+
+def _disposition(name: str) -> str:
+    """Both forms of a file name: in ASCII for old clients (RFC 6266), and as it is (RFC 8187)."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = "".join(
+        "_" if character in '"\\%' or not character.isprintable() else character for character in plain
+    )
+    plain = plain.strip()
+    if not plain.partition(".")[0]:  # nothing of the name is ASCII but its end
+        plain = f"file{plain}"
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

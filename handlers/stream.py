@@ -1,0 +1,74 @@
+"""/stream and /streams: the named streams."""
+
+from collections.abc import Mapping
+
+from handlers.accept import preferred
+from handlers.resource import Resource
+from handlers.serve import Delivery, StreamResource, serve
+from media.generated import Stream, StreamRequest
+from media.parameters import choice
+from media.records import FORMATS, Format
+from media.source import SourceNotFound
+
+
+class StreamsResource(Resource):
+    """GET /streams: what there is, as JSON."""
+
+    def initialize(self, streams: Mapping[str, Stream]) -> None:
+        self.streams = streams
+
+    async def answer(self, **parts: str) -> None:
+        self.send_json(
+            {
+                "streams": [
+                    {
+                        "name": name,
+                        "title": stream.title,
+                        "media_types": stream.media_types,
+                        "live": stream.live,
+                        "url": f"/stream/{name}",
+                    }
+                    for name, stream in self.streams.items()
+                ]
+            }
+        )
+
+
+class NamedStreamResource(StreamResource):
+    """GET /stream/NAME, and other paths that are one stream's.
+
+    Query: format=text|sse|ndjson|json|csv, last_event_id, heartbeat=0 (text), and the stream's own.
+    200, 400, 404, 500 and 502 (before the first byte).
+    """
+
+    def initialize(  # type: ignore[override]
+        self, delivery: Delivery, streams: Mapping[str, Stream], default: str = ""
+    ) -> None:
+        super().initialize(delivery)
+        self.streams = streams
+        self.default = default
+
+    async def answer(self, name: str = "") -> None:  # type: ignore[override]
+        stream = self.streams.get(name or self.default)
+        if stream is None:
+            raise SourceNotFound(f"no stream {name!r}")
+        args = self.args
+        self.set_header("Vary", "Accept")
+        request = StreamRequest(
+            args=args,
+            headers={key.lower(): value for key, value in self.request.headers.items()},
+            last_event_id=self.request.headers.get("Last-Event-ID", args.get("last_event_id")),
+            path=self.request.path,
+            remote_address=self.request.remote_ip or "",
+        )
+        await serve(self, stream.open(request, self._format(stream, args)))
+
+    def _format(self, stream: Stream, args: Mapping[str, str]) -> Format | None:
+        """What `?format=` or Accept asks for; None where the stream has a media type of its own."""
+        asked = choice(args, "format", "text", tuple(FORMATS))
+        if not stream.formats:
+            return None
+        if "format" in args:
+            return FORMATS[asked]
+        offers = {form.media_type: form for form in stream.formats}
+        return offers[preferred(self.request.headers.get("Accept", ""), list(offers))]

@@ -1,0 +1,120 @@
+"""What a stream is: Facts, Body, Source, and the ways it can fail.
+
+A *Source* is an async context manager that yields a Body; it can be entered once.
+Everything that Millrace sends goes through it, and only `handlers/serve.py` enters one.
+
+The contract (`tests/media/test_source_contract.py` holds every source to it):
+
+1. Making a source does no I/O: one that is never entered has nothing to close.
+2. Entering acquires what is needed to say what the body is, and no more.
+   A file is opened and fstat'ed; a query does not start.
+   So HEAD, 304, 412 and 416 cost no work.
+3. Iterating starts the work.
+   Chunks are never empty, bounded in size (`CHUNK_LIMIT`, or the one record or page that is larger),
+   and end where a heartbeat may stand.
+4. Leaving releases everything exactly once on every path:
+   finished, broken off, failed, cancelled, never iterated.
+5. If the length is known, the chunks add up to it or SourceBroken is raised.
+6. `slice(a, b)` equals `whole[a:b]`.
+7. Only SourceErrors leave a source for reasons outside the program. A bug stays a bug.
+8. Cancellation passes through.
+
+The tree of errors:
+
+    Exception
+    └── SourceError
+        ├── BadParameter      the client asked for something malformed      → 400
+        ├── SourceNotFound    there is no such thing                        → 404
+        ├── SourceEnded       nothing is left behind what the client has    → 204
+        ├── SourceBusy        not now; `retry_after` says when              → 503
+        └── SourceBroken      the outside broke it: upstream, database, disk → 502
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+
+CHUNK_LIMIT = 1024 * 1024
+"""The most bytes in a chunk, where a source cuts what it has."""
+
+
+class SourceError(Exception):
+    """A failure outside the program. `serve` maps each subclass to one status."""
+
+
+class BadParameter(SourceError):
+    """A parameter is malformed. The text is sent to the client: it says what would be right."""
+
+
+class SourceNotFound(SourceError):
+    """There is no such thing. The text is for the log; the client learns only that it is missing."""
+
+
+class SourceEnded(SourceError):
+    """Nothing is left behind what the client has seen: an EventSource that gets 204 stops asking."""
+
+
+class SourceBusy(SourceError):
+    """It cannot be had now, but `retry_after` seconds later it may."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SourceBroken(SourceError):
+    """The outside broke the body. Before the first byte a 502, after it the connection is aborted."""
+
+
+Chunk = bytes | memoryview
+"""A piece of a body. A memoryview belongs to the receiver: nobody writes to it again."""
+
+Chunks = AsyncGenerator[Chunk, None]
+"""What a body is iterated as. Whoever iterates it closes it (`contextlib.aclosing`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a body before its first byte.
+
+    Args:
+        media_type: as it stands in Content-Type, parameters included.
+        length: bytes, or None if it is known only at the end.
+        etag: entity tag as it stands in ETag, quotes and `W/` included (RFC 9110 §8.8.3).
+            None: the body is generated and must not be kept.
+        modified: aware, in UTC; sent with a resolution of one second.
+        live: endless. A server that shuts down ends it at a chunk, and it is whole as far as it goes.
+        heartbeat: bytes that may stand between any two chunks to show that the server lives.
+            Empty: nothing may.
+    """
+
+    media_type: str
+    length: int | None = None
+    etag: str | None = None
+    modified: datetime | None = None
+    live: bool = False
+    heartbeat: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The body of one response.
+
+    Args:
+        facts: what the headers say of it.
+        chunks: starts the work and gives the whole body. Called at most once.
+        slice: gives the bytes from a start to a stop (half-open, within the length);
+            may be called several times, one after the other.
+            None: the body cannot be cut.
+        ending: gives what makes a live body whole that is ended between two chunks, such as the bracket that
+            closes an array.
+    """
+
+    facts: Facts
+    chunks: Callable[[], Chunks]
+    slice: Callable[[int, int], Chunks] | None = None
+    ending: Callable[[], bytes] = bytes
+
+
+Source = AbstractAsyncContextManager[Body]

@@ -1,0 +1,204 @@
+"""A text file of the library: as it is, as UTF-8, line by line, or as events.
+
+One that is UTF-8 already is sent byte for byte and can be cut; any other is decoded on its way.
+As events, the id of a line is the byte offset just behind it in the UTF-8 text,
+so that a client that comes back goes on exactly there.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path, PurePosixPath
+
+from media import decoding
+from media.files import OpenFile, opened, read
+from media.library import MEDIA_TYPES
+from media.records import FORMATS, sse_event
+from media.source import CHUNK_LIMIT, BadParameter, Body, Chunks, Facts, SourceEnded, SourceNotFound
+
+PLAIN = FORMATS["text"].media_type
+EVENTS = FORMATS["sse"]
+
+LINE_BYTES = CHUNK_LIMIT // 2
+"""The longest line that can be an event or be paced; plain text has no limit."""
+
+_GATHER_BYTES = 64 * 1024
+_MARK = b"\xef\xbb\xbf"
+
+
+@asynccontextmanager
+async def text(
+    root: Path,
+    name: str,
+    encodings: decoding.EncodingCache,
+    *,
+    encoding: str = "",
+    pace_seconds: float = 0,
+) -> AsyncGenerator[Body, None]:
+    """The source of a text file as `text/plain` in UTF-8.
+
+    Args:
+        encodings: what earlier requests found out.
+        encoding: Python's name of the file's encoding, where the client knows it; empty: find out.
+        pace_seconds: the pause after every line; 0: none.
+
+    Raises:
+        SourceNotFound: there is no such file, or it is not text.
+    """
+    with opened(root, name) as handle:
+        found = await _encoding(handle, name, encodings, encoding)
+
+        def cut(start: int, stop: int) -> Chunks:
+            return decoding.whole_code_points(read(handle.descriptor, start, stop))
+
+        if pace_seconds:
+            yield Body(Facts(PLAIN), chunks=lambda: _paced(_utf8(handle, found, 0), pace_seconds))
+        elif found.clean:
+            facts = Facts(PLAIN, length=handle.length, etag=handle.etag, modified=handle.modified)
+            yield Body(facts, chunks=lambda: cut(0, handle.length), slice=cut)
+        else:
+            facts = Facts(PLAIN, etag=f'W/{handle.etag[:-1]}-{found.name}"', modified=handle.modified)
+            yield Body(facts, chunks=lambda: _utf8(handle, found, 0))
+
+
+@asynccontextmanager
+async def text_events(
+    root: Path,
+    name: str,
+    encodings: decoding.EncodingCache,
+    *,
+    encoding: str = "",
+    after: int | None = None,
+    pace_seconds: float = 0,
+) -> AsyncGenerator[Body, None]:
+    """The source of a text file as server-sent events, one a line, then `event: end`.
+
+    Args:
+        after: bytes of the UTF-8 text that the client has; None: it begins.
+
+    Raises:
+        SourceNotFound: there is no such file, or it is not text.
+        SourceEnded: the client has it all.
+    """
+    with opened(root, name) as handle:
+        found = await _encoding(handle, name, encodings, encoding)
+        if after is not None and after >= await _utf8_length(handle, found):
+            raise SourceEnded(f"{after} is the end of {name!r}")
+        facts = Facts(EVENTS.media_type, heartbeat=EVENTS.heartbeat)
+        start = after or 0
+        yield Body(facts, chunks=lambda: _events(_utf8(handle, found, start), start, pace_seconds))
+
+
+async def split_lines(raw: Chunks) -> AsyncGenerator[list[bytes], None]:
+    """The lines of each chunk that are complete with it, their ends included; the last may have none.
+
+    Raises:
+        BadParameter: a line is longer than `LINE_BYTES`.
+    """
+    rest = b""
+    async with aclosing(raw):
+        async for chunk in raw:
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > LINE_BYTES or any(len(line) > LINE_BYTES for line in lines):
+                raise BadParameter(
+                    f"format and pace must be left out: a line of this text is longer than {LINE_BYTES} bytes"
+                )
+            if lines:
+                yield [line + b"\n" for line in lines]
+    if rest:
+        yield [rest]
+
+
+async def _encoding(
+    handle: OpenFile, name: str, encodings: decoding.EncodingCache, asked: str
+) -> decoding.Encoding:
+    if PurePosixPath(name).suffix.lower() in MEDIA_TYPES:
+        raise SourceNotFound(f"not text: {name!r} is a track")
+    found = await encodings.encoding_of(handle.descriptor)
+    if asked and not (found and found.clean and asked == "utf-8"):
+        # UTF-16 without a mark is full of NULs: only who knows it can say so.
+        if found is None and not asked.startswith(("utf-16", "utf-32")):
+            raise SourceNotFound(f"not text: {name!r}")
+        return decoding.Encoding(asked, clean=False)
+    if found is None:
+        raise SourceNotFound(f"not text: {name!r}")
+    return found
+
+
+def _utf8(handle: OpenFile, encoding: decoding.Encoding, start: int) -> Chunks:
+    """The text from the byte `start` of its UTF-8 on."""
+    if encoding.clean:
+        return decoding.whole_code_points(read(handle.descriptor, start, handle.length))
+    return _behind(decoding.to_utf8(read(handle.descriptor, 0, handle.length), encoding.name), start)
+
+
+async def _behind(raw: Chunks, start: int) -> Chunks:
+    """What comes after the first `start` bytes."""
+    async with aclosing(raw):
+        async for chunk in raw:
+            if start < len(chunk):
+                yield chunk[start:]
+            else:
+                await asyncio.sleep(0)  # what is left out never comes to the pump, which gives turns
+            start = max(0, start - len(chunk))
+
+
+async def _utf8_length(handle: OpenFile, encoding: decoding.Encoding) -> int:
+    if encoding.clean:
+        return handle.length
+    length = 0
+    async with aclosing(_utf8(handle, encoding, 0)) as chunks:
+        async for chunk in chunks:
+            length += len(chunk)
+            await asyncio.sleep(0)
+    return length
+
+
+async def _paced(raw: Chunks, seconds: float) -> Chunks:
+    async with aclosing(split_lines(raw)) as batches:
+        async for lines in batches:
+            for line in lines:
+                yield line
+                await asyncio.sleep(seconds)
+
+
+async def _events(raw: Chunks, position: int, pace_seconds: float) -> Chunks:
+    """The lines as events, gathered unless they are paced; `position` is where `raw` starts in the text."""
+    gathered: list[bytes] = []
+    gathered_bytes = 0
+    # The mark is no part of the first line. Nor is the rest of a code point where a client made up its id.
+    trim: Callable[[bytes], bytes] | None = _without_continuations if position else _without_mark
+    async with aclosing(split_lines(raw)) as batches:
+        async for lines in batches:
+            for line in lines:
+                position += len(line)
+                shown, trim = trim(line) if trim else line, None
+                event = _event(shown, position)
+                if pace_seconds:
+                    yield event
+                    await asyncio.sleep(pace_seconds)
+                    continue
+                gathered.append(event)
+                gathered_bytes += len(event)
+                if gathered_bytes >= _GATHER_BYTES:
+                    yield b"".join(gathered)
+                    gathered.clear()
+                    gathered_bytes = 0
+    # With an id: a client that comes back after an empty file, too, learns that it has everything.
+    end = sse_event(json.dumps({"length": position}).encode(), str(position), "end")
+    yield b"".join([*gathered, end])
+
+
+def _without_mark(line: bytes) -> bytes:
+    return line.removeprefix(_MARK)
+
+
+def _without_continuations(line: bytes) -> bytes:
+    return line.lstrip(decoding.CONTINUATIONS)
+
+
+def _event(line: bytes, position: int) -> bytes:
+    if b"\r" in line or not line.endswith(b"\n"):
+        return sse_event(line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n"), str(position))
+    return b"id: %d\ndata: %b\n" % (position, line)  # the line has its own end

@@ -1,0 +1,27 @@
+"""Read the settings, run the server."""
+
+import signal
+import sys
+
+
+def main() -> int:
+    """Exit code 0 after an orderly end, 2 when a setting is wrong."""
+    # While the modules are loaded, which takes most of a second: Ctrl-C ends without a traceback, and who
+    # reloads us right after our start does not kill us. The server's own handlers follow.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from server.lifecycle import serve
+    from server.log import start_log
+    from server.settings import SettingsError, read_settings
+
+    try:
+        settings = read_settings(sys.argv[1:])
+        start_log(settings.log_level)
+        return serve(settings)
+    except SettingsError as error:
+        print(f"millrace: {error}", file=sys.stderr)  # noqa: T201, for the person
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The route table."""
+
+from tornado.web import Application
+
+from handlers.audio import AudioResource
+from handlers.ops import HealthResource, ReadyResource
+from handlers.page import PageResource
+from handlers.resource import Missing
+from handlers.stream import NamedStreamResource, StreamsResource
+from handlers.text import TextList, TextResource
+from media.streams import STREAMS
+from server.access_log import log_response
+from server.resources import Resources
+
+
+def make_app(resources: Resources) -> Application:
+    """Everything that Millrace answers."""
+    delivery = {"delivery": resources.delivery}
+    texts = TextList(resources.root)
+    text = {**delivery, "root": resources.root, "texts": texts, "encodings": resources.encodings}
+    audio = {**delivery, "root": resources.root, "catalogue": resources.catalogue}
+    stream = {**delivery, "streams": STREAMS}
+    return Application(
+        [
+            (r"/", PageResource, delivery),
+            (r"/static/(?P<name>.+)", PageResource, delivery),
+            (r"/text", TextResource, text),
+            (r"/text/(?P<name>.+)", TextResource, text),
+            (r"/audio", AudioResource, audio),
+            (r"/audio/(?P<id>[0-9]+)(?P<part>|\.json|/cover)", AudioResource, audio),
+            (r"/streams", StreamsResource, {"streams": STREAMS}),
+            (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
+            (r"/stream/(?P<name>.+)", NamedStreamResource, stream),
+            (r"/large\.csv", NamedStreamResource, {**stream, "default": "large.csv"}),
+            (r"/my-large-page\.html", NamedStreamResource, {**stream, "default": "large.html"}),
+            (r"/healthz", HealthResource),
+            (r"/readyz", ReadyResource, {"ready": resources.ready}),
+        ],
+        default_handler_class=Missing,
+        log_function=log_response,
+    )

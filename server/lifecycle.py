@@ -1,0 +1,385 @@
+"""The life of the process: bind, start, signals, readiness, drain with a deadline, exit code.
+
+Theory of operation. Signals are Python's own and not the loop's: their handlers also run while the loop is
+held by a stream of the user's that never awaits, or is being closed. The first SIGTERM or SIGINT asks for an
+end and winds up a clock, the second asks for haste, the third does not ask; the clock ends a process that a
+thread, a task or a database holds back. Before the start line there is nothing to drain: the start is
+broken off, and what it had opened is closed.
+
+A drain waits for connections, not for streams: one is at work from the last byte of its request until the
+kernel has the last byte of the response. So the final chunk is out before the connection is closed, and
+answers that are no streams are waited for too.
+"""
+
+import asyncio
+import errno
+import logging
+import math
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from types import FrameType
+from typing import Any, cast
+
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.netutil import bind_sockets
+
+from handlers.pump import OpenStreams
+from media.database import CatalogueError
+from server.app import make_app
+from server.resources import Resources, open_resources
+from server.settings import Settings, SettingsError
+
+FIRST_SCAN_SECONDS = 2.0
+"""How long the first connection may wait for the library: a small one is there when it is answered."""
+
+REQUEST_BYTES = 1024 * 1024
+"""The most bytes of a request's body, and of what a client may send ahead while a response is under way."""
+
+IDLE_SECONDS = 75.0
+"""How long a connection may take for a request's header, and again for its body. Tornado's own limit for a
+header is an hour, and 280 connections that said nothing held every descriptor."""
+
+SETTLE_SECONDS = 0.05
+"""A drain waits at least so long, for requests that were on their way when it was asked for.
+Connections that were made by then are already accepted: the loop has turned since the signal."""
+
+BREAK_OFF_SECONDS = 1.0
+"""How long streams that are broken off may take to close their sources."""
+
+EXIT_SECONDS = 5.0
+"""How long after that the process may take to close everything else."""
+
+_ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+
+log = logging.getLogger("millrace")
+
+
+class Signals:
+    """What the process is told from outside, between entering and leaving.
+
+    SIGTERM and SIGINT: the first sets `asked`, the second `hurried`, the third ends the process where it
+    stands. SIGHUP calls `rescan`; until there is one it is ignored, and does not kill. The process ends by
+    itself, with exit code 0, when it has not `limit_seconds` after the first, and EXIT_SECONDS after the
+    second. Only the main thread may enter.
+    """
+
+    def __init__(self, limit_seconds: float) -> None:
+        self.asked = asyncio.Event()
+        self.hurried = asyncio.Event()
+        self.rescan: Callable[[], object] = lambda: None
+        self._limit_seconds = limit_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._count = 0
+        self._clock: threading.Timer | None = None
+        self._before = ExitStack()
+
+    def __enter__(self) -> "Signals":
+        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._hang_up}
+        for number, handler in handlers.items():
+            self._before.callback(signal.signal, number, signal.signal(number, handler))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._before.close()
+        self._wind_up(None)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on the events are set, and `rescan` is called, by `loop`."""
+        self._loop = loop
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._tell(self.asked.set)
+            self._wind_up(self._limit_seconds)
+        elif self._count == 2:
+            self._tell(self.hurried.set)
+            self._wind_up(BREAK_OFF_SECONDS + EXIT_SECONDS)
+        else:
+            os._exit(0)
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        self._tell(lambda: self.rescan())
+
+    def _tell(self, callback: Callable[[], object]) -> None:
+        # A signal interrupts anything: only this call is safe then, and it wakes the loop.
+        if self._loop is None:
+            callback()
+        else:
+            with suppress(RuntimeError):  # the loop is closed: the end is near
+                self._loop.call_soon_threadsafe(callback)
+
+    def _wind_up(self, seconds: float | None) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+        if seconds is not None:
+            self._clock = threading.Timer(seconds, _give_up)
+            self._clock.daemon = True
+            self._clock.start()
+
+
+def _give_up() -> None:
+    names = ", ".join(sorted(thread.name for thread in threading.enumerate() if not thread.daemon))
+    log.warning("the end is taking too long; these threads are left behind: %s", names)
+    logging.shutdown()  # waits for the last lines, but not for a stderr that nobody reads
+    os._exit(0)
+
+
+class Server(HTTPServer):
+    """An HTTPServer that can say which of its connections are at work, and wait until none is."""
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)
+        self.at_work: set[object] = set()
+        self._resting = asyncio.Event()
+        self._resting.set()
+        self._closing = False
+
+    def stop(self) -> None:
+        """Accept no more. Connections that are open get one more answer each: a proxy would go on asking."""
+        self._closing = True
+        super().stop()
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """The connection waits for a request: its first, or the one before has been answered."""
+        if self._closing and server_conn in self.at_work:
+            cast(HTTP1ServerConnection, server_conn).stream.close()
+        self._rest(server_conn)
+        return _Announced(super().start_request(server_conn, request_conn), lambda: self._work(server_conn))
+
+    def on_close(self, server_conn: object) -> None:
+        self._rest(server_conn)
+        super().on_close(server_conn)
+
+    async def rested(self, open_streams: OpenStreams) -> None:
+        """Wait until no connection is at work and no stream is open: those that were cut still clean up."""
+        while self.at_work or len(open_streams):
+            await self._resting.wait()
+            await open_streams.ended()
+
+    def _work(self, server_conn: object) -> None:
+        self.at_work.add(server_conn)
+        self._resting.clear()
+
+    def _rest(self, server_conn: object) -> None:
+        self.at_work.discard(server_conn)
+        if not self.at_work:
+            self._resting.set()
+
+
+class _Announced(HTTPMessageDelegate):
+    """Passes a request on, and announces that it is whole."""
+
+    def __init__(self, delegate: HTTPMessageDelegate, announce: Callable[[], None]) -> None:
+        self._delegate = delegate
+        self._announce = announce
+
+    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
+        if isinstance(start_line, RequestStartLine):
+            # A whole URL in place of a path must be taken (RFC 9112 §3.2.2).
+            path = _ABSOLUTE.sub("", start_line.path, count=1) or "/"
+            start_line = start_line._replace(path=path if path.startswith(("/", "*")) else "/" + path)
+        return self._delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Any:
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        self._announce()
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self._delegate.on_connection_close()
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Gives the exit code.
+
+    Raises:
+        SettingsError: the address cannot be listened on, or the database cannot be used.
+    """
+    with Signals(settings.drain + BREAK_OFF_SECONDS + EXIT_SECONDS) as signals:
+        asyncio.run(run(settings, signals))
+    return 0
+
+
+async def run(settings: Settings, signals: Signals) -> None:
+    """Serve until `signals` ask for an end, then drain.
+
+    Raises:
+        SettingsError: the address cannot be listened on, or the database cannot be used.
+    """
+    signals.attach(asyncio.get_running_loop())
+    async with AsyncExitStack() as stack:
+        sockets = stack.enter_context(_listening(settings))
+        with _cancelled_by(signals.asked):
+            progress = sys.stderr is not None and sys.stderr.isatty()
+            resources = await stack.enter_async_context(open_resources(settings, progress=progress))
+            server = Server(
+                make_app(resources),
+                max_body_size=REQUEST_BYTES,
+                max_buffer_size=REQUEST_BYTES,
+                idle_connection_timeout=IDLE_SECONDS,
+                body_timeout=IDLE_SECONDS,
+            )
+            scan = resources.scanner.start()
+            signals.rescan = resources.scanner.start
+            await asyncio.wait({scan}, timeout=FIRST_SCAN_SECONDS)
+            greeting = await _greeting(settings, resources, sockets)
+        if signals.asked.is_set():
+            return
+        server.add_sockets(sockets)
+        resources.accepting = True
+        _greet(greeting)
+        await signals.asked.wait()
+        signals.rescan = lambda: None
+        await _drain(server, resources.delivery.open_streams, signals.hurried, settings.drain)
+
+
+class _Listening(socket.socket):
+    """A listening socket that turns clients away while the process has no descriptor left for them.
+
+    Tornado would fail at each turn of the loop, because they are still there: half a CPU, and 1.4 MB of
+    tracebacks a second. One descriptor is kept to take them in and close them at once.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.setblocking(False)
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._warned_at = -math.inf
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As a socket's; BlockingIOError also where a client was turned away."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._turn_away()
+            raise BlockingIOError from error
+
+    def close(self) -> None:
+        """Close it, and the descriptor that is kept."""
+        if self.fileno() != -1:
+            os.close(self._spare)
+        super().close()
+
+    def _turn_away(self) -> None:
+        if time.monotonic() > self._warned_at + 10:
+            self._warned_at = time.monotonic()
+            log.error("no descriptor is left: clients are turned away; raise the limit of open files")
+        os.close(self._spare)
+        try:
+            super().accept()[0].close()
+        except BlockingIOError:
+            pass
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[list[socket.socket]]:
+    """Listen, so that a port in use stops the start at once; connections wait until the server is ready."""
+    try:
+        sockets = bind_sockets(settings.port, settings.address, reuse_port=False)
+    except OSError as error:
+        where = f"{settings.address} port {settings.port}"
+        reason = (error.strerror or str(error)).lower()
+        raise SettingsError(
+            f"--port and --address must name a place that is free to listen on, not {where}: {reason}"
+        ) from error
+    listening = [_Listening(fileno=bound.detach()) for bound in sockets]
+    try:
+        yield list(listening)
+    finally:
+        for bound in listening:
+            bound.close()
+
+
+@contextmanager
+def _cancelled_by(event: asyncio.Event) -> Iterator[None]:
+    """Leave the block where it waits as soon as `event` is set."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def watch() -> None:
+        await event.wait()
+        task.cancel()
+
+    watching = asyncio.create_task(watch(), name="a signal during the start")
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not event.is_set():
+            raise
+        task.uncancel()
+    finally:
+        watching.cancel()
+
+
+async def _greeting(settings: Settings, resources: Resources, sockets: list[socket.socket]) -> str:
+    try:
+        tracks = await resources.catalogue.count()
+        many = "1 track" if tracks == 1 else f"{tracks} tracks"
+    except CatalogueError as error:
+        log.error("the tracks cannot be counted: %s", error)
+        many = "the tracks"
+    host = settings.address
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = f"[{host}]" if ":" in host else host
+    port = sockets[0].getsockname()[1]
+    return f"Millrace serves {many} and the texts of {settings.media} at http://{host}:{port}/"
+
+
+def _greet(greeting: str) -> None:
+    """The start line, on stdout. A server whose stdout nobody reads serves all the same."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        # A folder's name may hold what the terminal, or UTF-8, does not know.
+        print(greeting.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201
+    except OSError as error:
+        log.warning("the start line could not be written: %s", error.strerror)
+        # What is left in the buffer would be written again at the end, and be the exit code then.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+async def _drain(
+    server: Server, open_streams: OpenStreams, hurried: asyncio.Event, drain_seconds: float
+) -> None:
+    """Stop accepting, end what is endless, give finite bodies their time, break off the rest."""
+    log.info("draining; responses under way: %d", len(server.at_work))
+    open_streams.drain()
+    server.stop()
+    await asyncio.sleep(SETTLE_SECONDS)
+    rested = asyncio.create_task(server.rested(open_streams), name="the last response")
+    hurry = asyncio.create_task(hurried.wait(), name="a second signal")
+    await asyncio.wait({rested, hurry}, timeout=drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+    if not rested.done():
+        log.warning("broken off; responses that did not end in time: %d", len(server.at_work))
+        open_streams.break_off()
+        await asyncio.wait({rested}, timeout=BREAK_OFF_SECONDS)
+    for task in (rested, hurry):
+        task.cancel()
+    await asyncio.wait({rested, hurry})
+    await server.close_all_connections()

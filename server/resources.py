@@ -1,0 +1,102 @@
+"""What lives as long as the process: opened in order, closed in reverse."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handlers.pump import Limits, OpenStreams
+from handlers.serve import Delivery
+from media.catalogue import Catalogue, default_database
+from media.database import CatalogueError
+from media.decoding import EncodingCache
+from media.library import LibraryError, ScanResult, scan
+from server.settings import Settings, SettingsError
+
+log = logging.getLogger("millrace")
+
+
+class Scanner:
+    """Keeps the catalogue up to date: one scan at a time, however often one is asked for."""
+
+    def __init__(self, root: Path, catalogue: Catalogue, *, progress: bool) -> None:
+        self._root = root
+        self._catalogue = catalogue
+        self._progress = progress
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+
+    def start(self) -> "asyncio.Task[None]":
+        """Begin a scan; asked while one runs, another follows it. Gives the task that ends with the last."""
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._scan(), name="library scan")
+        return self._task
+
+    async def stop(self) -> None:
+        """Break off the scan that runs, if any, and wait for its end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _scan(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                found = await scan(self._root, self._catalogue, progress=self._progress)
+            except (LibraryError, CatalogueError) as error:
+                log.error("the library was not scanned: %s", error)
+            except Exception:
+                # Nobody waits for this task: a bug in it would be seen at the end of the process, or never.
+                log.exception("the library was not scanned")
+            else:
+                log.info("%s", _summary(found))
+
+
+@dataclass(slots=True)
+class Resources:
+    """Handed to `make_app`. `ready` is what /readyz says; draining overrides it."""
+
+    root: Path
+    catalogue: Catalogue
+    scanner: Scanner
+    delivery: Delivery
+    encodings: EncodingCache = field(default_factory=EncodingCache)
+    accepting: bool = False
+
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self.accepting and not self.delivery.open_streams.draining
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings, *, progress: bool = False) -> AsyncIterator[Resources]:
+    """Open the catalogue, with a scanner that has not begun.
+
+    Args:
+        progress: draw a progress bar on stderr.
+
+    Raises:
+        SettingsError: the database cannot be used.
+    """
+    limits = Limits(heartbeat_seconds=settings.heartbeat, stall_seconds=settings.stall)
+    async with AsyncExitStack() as stack:
+        try:
+            url = settings.database or await asyncio.to_thread(default_database, settings.media)
+            catalogue = Catalogue(url)
+            await stack.enter_async_context(catalogue)
+        except CatalogueError as error:
+            raise SettingsError(f"--database cannot be used: {error}") from error
+        scanner = Scanner(settings.media, catalogue, progress=progress)
+        stack.push_async_callback(scanner.stop)
+        yield Resources(settings.media, catalogue, scanner, Delivery(limits, OpenStreams()))
+
+
+def _summary(found: ScanResult) -> str:
+    changes = {
+        name: getattr(found, name) for name in ("added", "changed", "moved", "removed", "unchanged", "failed")
+    }
+    counts = ", ".join(f"{count} {name}" for name, count in changes.items() if count) or "no tracks"
+    return f"library scanned in {found.seconds:.1f} s: {counts}"

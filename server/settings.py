@@ -1,0 +1,273 @@
+"""What an operator can set: one field is one flag, one environment variable, one row of docs/operations.md.
+
+A flag wins over its environment variable, and that over the default.
+Nothing else in the program parses flags or reads `MILLRACE_*`.
+The first line of a field's docstring is its line in `--help` and its meaning in the docs.
+
+pydantic-settings reads the environment and checks the values. The flags are argparse's: an operator
+is told in one sentence what would be right, and pydantic-settings would tell the name of a type.
+"""
+
+import argparse
+import configparser
+import importlib.metadata
+import ipaddress
+import os
+import re
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+MOST_SECONDS = 86_400
+"""The longest time that can be set: a day. "No limit" is 0."""
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PREFIX = "MILLRACE_"
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
+_HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The text is one sentence for the operator; the exit code that goes with it is 2."""
+
+
+def _setting(default: Any, group: str, value: str, right: str, shown: str = "", **checks: Any) -> Any:
+    """A field with its heading, its value's name, what it must be, and its default if another is shown."""
+    words: dict[str, Any] = {"group": group, "value": value, "right": right, "default": shown or str(default)}
+    return Field(default, json_schema_extra=words, **checks)
+
+
+def _seconds(default: int) -> Any:
+    right = f"a number of seconds from 0 to {MOST_SECONDS}"
+    return _setting(default, "Times", "SECONDS", right, ge=0, le=MOST_SECONDS)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, checked; read once at start and passed on as an argument.
+
+    An environment variable that is set but empty counts as not set. No `.env` file is read.
+
+    Raises:
+        pydantic.ValidationError: a value is wrong; `read_settings` turns it into a sentence.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix=_PREFIX, env_ignore_empty=True, use_attribute_docstrings=True
+    )
+
+    port: int = _setting(8888, "Network", "NUMBER", "a whole number from 0 to 65535", ge=0, le=65535)
+    """Port to listen on; 0: any free one."""
+
+    address: str = _setting("127.0.0.1", "Network", "HOST", "an IP address or a host name, without a port")
+    """Address to listen on; 0.0.0.0: all of IPv4.
+
+    `::` is all of IPv6, without IPv4. Empty is refused: a variable that a script
+    forgot to set must not open the server to the world.
+    """
+
+    media: Path = _setting(_ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
+    """Folder with the texts and tracks to serve.
+
+    It exists and can be read; absolute, links resolved. `~` is understood.
+    """
+
+    database: str = _setting(
+        "",
+        "Library",
+        "URL",
+        "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://",
+        "SQLite, data folder",
+        repr=False,  # it may hold a password
+    )
+    """Catalogue, an SQLAlchemy URL.
+
+    Empty: a SQLite file for each library in the user's data folder (`media.catalogue.default_database`).
+    """
+
+    heartbeat: float = _seconds(15)
+    """Silence before a heartbeat shows life; 0: none."""
+
+    stall: float = _seconds(30)
+    """Time a client may take no byte; 0: no limit."""
+
+    drain: float = _seconds(10)
+    """Time to finish downloads at shutdown; 0: none."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "Log", "LEVEL", "debug, info, warning or error"
+    )
+    """Least to log: debug, info, warning or error."""
+
+    # A ValueError below says what would be right, or nothing where the field's own words do.
+
+    @field_validator("port", "heartbeat", "stall", "drain", mode="before")
+    @classmethod
+    def _is_plain_number(cls, value: object, field: ValidationInfo) -> object:
+        # pydantic would also take `1_000`, ` 7 `, `1e3` and `nan`.
+        pattern = r"[0-9]+" if field.field_name == "port" else r"[0-9]+(\.[0-9]+)?"
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            raise ValueError
+        return value
+
+    @field_validator("address")
+    @classmethod
+    def _can_be_bound(cls, value: str) -> str:
+        labels = value.split(".")
+        # A name that ends in a number is a wrong IPv4 address (WHATWG URL §3.5), and would be looked up.
+        if labels[-1].isdigit() or not all(map(_HOST_LABEL.fullmatch, labels)):
+            with suppress(ValueError):
+                return str(ipaddress.ip_address(value))
+            raise ValueError
+        return value
+
+    @field_validator("media", mode="before")
+    @classmethod
+    def _is_readable_folder(cls, value: object) -> Path:
+        try:
+            # An empty path would be the current folder: again a variable that was forgotten.
+            folder = Path(str(value) or "\0").expanduser().resolve(strict=True)
+            os.scandir(folder).close()
+        except NotADirectoryError:
+            raise ValueError from None
+        except PermissionError:
+            raise ValueError("a folder that this user may read") from None
+        except (OSError, RuntimeError, ValueError):  # RuntimeError: a loop of links, the home of nobody
+            raise ValueError("a folder that exists") from None
+        return folder
+
+    @field_validator("database")
+    @classmethod
+    def _has_async_driver(cls, value: str) -> str:
+        if not value:
+            return value
+        try:
+            url = make_url(value)
+            driver = _DRIVERS[url.get_backend_name()]
+        except (ArgumentError, ValueError, KeyError):  # ValueError: the port is no number
+            raise ValueError from None
+        if url.drivername != driver:
+            raise ValueError(_quoted(driver + value.removeprefix(url.drivername)))
+        return value
+
+
+class Row(NamedTuple):
+    """One setting as `--help`, the docs and the errors show it; `right` stands behind "must be"."""
+
+    name: str
+    flag: str
+    variable: str
+    meaning: str
+    group: str
+    value: str
+    right: str
+    default: str
+
+
+def rows() -> list[Row]:
+    """Every setting, in the order of the fields."""
+    shown = []
+    for name, field in Settings.model_fields.items():
+        meaning = str(field.description).partition("\n")[0].removesuffix(".")
+        words = cast(dict[str, str], field.json_schema_extra)
+        shown.append(Row(name, "--" + name.replace("_", "-"), _PREFIX + name.upper(), meaning, **words))
+    return shown
+
+
+def version() -> str:
+    """The version that is installed; in a checkout that is not installed, the one in its setup.cfg."""
+    try:
+        return importlib.metadata.version("millrace")
+    except importlib.metadata.PackageNotFoundError:
+        configuration = configparser.ConfigParser()
+        configuration.read(_ROOT / "setup.cfg", encoding="utf-8")
+        return configuration["metadata"]["version"]
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """The settings from flags (without the program's name), the environment and the defaults.
+
+    `--help` and `--version` print to stdout and leave with SystemExit(0), whatever else is wrong.
+
+    Raises:
+        SettingsError: a flag or a `MILLRACE_*` variable is unknown, or a value is wrong.
+    """
+    flags = _flags(arguments)
+    known = [row.variable for row in rows()]
+    # A misspelt variable would be ignored without a word. As in pydantic-settings, its case is no matter.
+    for name in sorted(os.environ):
+        if name.upper().startswith(_PREFIX) and name.upper() not in known:
+            raise SettingsError(f"{name} is not a setting; {_hint(name.upper(), known)}")
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        # Not `from error`: its text holds the values as they are, passwords too.
+        raise SettingsError(_sentence(error.errors()[0], flags)) from None
+
+
+def _flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags that were given, by field name, as text."""
+    try:
+        found, others = _parser().parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        right = {row.flag: row.right for row in rows()}.get(str(error.argument_name))
+        wants = f"needs a value: {right}" if right else "takes no value"
+        raise SettingsError(f"{error.argument_name} {wants}") from None
+    if others:
+        name = others[0].partition("=")[0]
+        raise SettingsError(f"{_quoted(name)} is not a flag; {_hint(name, [row.flag for row in rows()])}")
+    return vars(found)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [--flag value] ...",
+        description="Serve text, audio and live data over plain HTTP.",
+        epilog="In brackets: the default. Each flag is also an environment variable, MILLRACE_ and its name: "
+        "--log-level is MILLRACE_LOG_LEVEL. The flag wins. docs/operations.md says more.",
+        add_help=False,
+        allow_abbrev=False,  # an abbreviation breaks on the day a flag is added that begins alike
+        exit_on_error=False,
+    )
+    for heading, members in groupby(rows(), key=lambda row: row.group):
+        group = parser.add_argument_group(heading)
+        for row in members:
+            line = f"{row.meaning} [{row.default}]"
+            group.add_argument(row.flag, metavar=row.value, help=line, default=argparse.SUPPRESS)
+    group = parser.add_argument_group("Help")
+    group.add_argument("-h", "--help", action="help", help="Show this and exit")
+    shown = f"millrace {version()}"
+    group.add_argument("--version", action="version", version=shown, help="Show the version and exit")
+    return parser
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else "--help lists what there is"
+
+
+def _sentence(error: ErrorDetails, flags: Collection[str]) -> str:
+    """The setting as the operator named it, what it must be, and what it is."""
+    row = next(row for row in rows() if row.name == error["loc"][0])
+    given = {name.upper() for name, value in os.environ.items() if value}
+    name = row.variable if row.name not in flags and row.variable in given else row.flag
+    right = str(error.get("ctx", {}).get("error", "")) or row.right
+    return f"{name} must be {right}, not {_quoted(str(error['input']))}"
+
+
+def _quoted(text: str) -> str:
+    """A value back to the operator, without the password of a URL, and cut so that it stays readable."""
+    shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
+    return f'"{shown if len(shown) <= 80 else shown[:79] + "…"}"'

@@ -1,0 +1,286 @@
+"""/stream through a real server: every shipped stream in every format, and a user's own."""
+
+import asyncio
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from handlers.pump import Limits
+from handlers.stream import NamedStreamResource, StreamsResource
+from media.generated import Stream, StreamRequest, generated, generated_bytes
+from media.records import FORMATS, Event, Format, Item
+from tests.conftest import AccessLog, ExpectLog
+from tests.serving import Response, Route, eventually, request, serving
+
+RECORDS = [{"id": 1, "name": "하나"}, {"id": 2, "name": 'two, "2"'}]
+
+
+class Listing(StreamsResource):
+    """StreamsResource, as a route with a delivery."""
+
+    def initialize(self, delivery: object, streams: dict[str, Stream]) -> None:  # type: ignore[override]
+        super().initialize(streams)
+
+
+def routes_of(**streams: Stream) -> list[Route]:
+    """Routes of a user's streams, and of their list, under /own."""
+    return [
+        ("/own", Listing, {"streams": streams}),
+        ("/own/(?P<name>.+)", NamedStreamResource, {"delivery": None, "streams": streams}),
+    ]
+
+
+async def two_records(request: StreamRequest) -> AsyncGenerator[Item, None]:
+    """Two records."""
+    for record in RECORDS:
+        yield record
+        await asyncio.sleep(0)
+
+
+def content(format_name: str, body: bytes) -> list[dict[str, object]]:
+    """The records of a body in a format."""
+    text = body.decode()
+    if format_name == "csv":
+        return [{**row, "id": int(row["id"])} for row in csv.DictReader(io.StringIO(text, newline=""))]
+    if format_name == "json":
+        return list(json.loads(text))
+    if format_name == "sse":
+        *events, end = text.split("\n\n")[:-1]
+        assert end == "event: end\nid: (end)\ndata: {}"
+        return [json.loads(event.partition("data: ")[2]) for event in events]
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.gen_test
+async def test_the_list_of_streams(tmp_path: Path) -> None:
+    """Each with its title, what it can be had as, whether it ends, and an address that answers."""
+    async with serving(tmp_path, scan=False) as server:
+        response = await server.get("/streams")
+        listed = {stream["name"]: stream for stream in json.loads(response.body)["streams"]}
+        assert set(listed) == {"lines", "hello", "clock", "large.csv", "large.html"}
+        for name, stream in listed.items():
+            assert set(stream) == {"name", "title", "media_types", "live", "url"}
+            assert stream["live"] == (name in ("lines", "clock"))
+            for media_type in stream["media_types"]:
+                head = await server.get(stream["url"], "HEAD", accept=media_type.partition(";")[0])
+                assert (head.status, head.headers["Content-Type"]) == (200, media_type)
+    assert listed["lines"]["media_types"][0] == "text/plain; charset=utf-8"
+    assert listed["large.csv"]["media_types"][0] == "text/csv; charset=utf-8; header=present"
+    assert listed["hello"]["media_types"] == ["text/plain; charset=utf-8"]
+
+
+TARGETS = [
+    "/stream",
+    "/stream/lines",
+    "/stream/clock",
+    "/stream/hello",
+    "/stream/large.csv",
+    "/large.csv",
+    "/my-large-page.html",
+]
+OWN_TYPES = {
+    "/stream/hello": "text/plain; charset=utf-8",
+    "/my-large-page.html": "text/html; charset=utf-8",
+}
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@pytest.mark.gen_test
+async def test_every_stream_in_every_format(tmp_path: Path, form: Format) -> None:
+    """By the address or by Accept; a stream of bytes has the one type that it has."""
+    asked = [
+        (f"&format={form.name}", "text/x-none"),
+        ("", form.media_type.partition(";")[0]),
+    ]
+    async with serving(tmp_path, scan=False) as server:
+        for target, (query, accept), method in itertools.product(TARGETS, asked, ("GET", "HEAD")):
+            wanted = request(f"{target}?rows=3{query}", method, connection="close", accept=accept)
+            async with server.connect(wanted) as client:
+                await client.until(b"\r\n\r\n")
+                if method == "GET":
+                    await client.first_chunk()
+            response = Response.parsed(client.received, head=method == "HEAD")
+            assert response.status == 200
+            assert response.headers["Content-Type"] == OWN_TYPES.get(target, form.media_type)
+            assert response.headers["Vary"] == "Accept"
+            assert response.headers["Cache-Control"] == "no-store"
+            assert response.headers["X-Accel-Buffering"] == "no"
+            assert not {"Content-Length", "ETag", "Last-Modified", "Accept-Ranges"} & set(response.headers)
+            assert (response.body != b"") == (method == "GET")
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.gen_test
+async def test_records_in_every_format(tmp_path: Path, name: str) -> None:
+    """They come back as they went in."""
+    routes = routes_of(two=generated(two_records, title="Two"))
+    async with serving(tmp_path, scan=False, routes=routes) as server:
+        response = await server.get(f"/own/two?format={name}")
+    assert response.whole
+    assert content(name, response.body) == RECORDS
+
+
+@pytest.mark.gen_test
+async def test_the_first_format_is_for_who_has_no_wish(tmp_path: Path) -> None:
+    """Also for who wants what there is not."""
+    routes = routes_of(two=generated(two_records, title="Two", first="csv"))
+    async with serving(tmp_path, scan=False, routes=routes) as server:
+        for accept in ("*/*", "image/png", "text/html,application/xml;q=0.9,*/*;q=0.8"):
+            response = await server.get("/own/two", accept=accept)
+            assert response.headers["Content-Type"] == "text/csv; charset=utf-8; header=present"
+        [listed] = json.loads((await server.get("/own")).body)["streams"]
+    assert (listed["name"], listed["title"]) == ("two", "Two")
+    assert listed["media_types"][0] == "text/csv; charset=utf-8; header=present"
+
+
+@pytest.mark.parametrize("name", ["missing", "LINES", "lines/", "two/three", "%EC%84%B8"])
+@pytest.mark.gen_test
+async def test_a_stream_that_is_not_there(tmp_path: Path, name: str) -> None:
+    """404."""
+    async with serving(tmp_path, scan=False) as server:
+        assert (await server.get(f"/stream/{name}")).status == 404
+
+
+@pytest.mark.gen_test
+async def test_what_a_generator_knows_of_its_request(tmp_path: Path) -> None:
+    """Arguments, headers by lower-case name, the last event's id, path and address."""
+    seen: list[StreamRequest] = []
+
+    async def look(request: StreamRequest) -> AsyncGenerator[Item, None]:
+        seen.append(request)
+        yield Event("x", id="1")
+
+    routes = routes_of(look=generated(look, title="Look"))
+    async with serving(tmp_path, scan=False, routes=routes) as server:
+        await server.get("/own/look?a=1&a=2&b=%EC%84%B8&last_event_id=5", x_own="yes")
+        await server.get("/own/look?last_event_id=5", last_event_id="7")
+        await server.get("/own/look")
+    first, second, third = seen
+    assert first.args == {"a": "2", "b": "세", "last_event_id": "5"}
+    assert first.headers["x-own"] == "yes"
+    assert (first.path, first.remote_address) == ("/own/look", "127.0.0.1")
+    assert (first.last_event_id, second.last_event_id, third.last_event_id) == ("5", "7", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("query", "beat"),
+    [
+        ("format=text", b" "),
+        ("format=text&heartbeat=0", b""),
+        ("format=sse", b":\n\n"),
+        ("format=ndjson", b"\n"),
+        ("format=json", b" "),
+        ("format=csv", b""),
+    ],
+)
+@pytest.mark.gen_test
+async def test_heartbeats_of_the_formats(tmp_path: Path, query: str, beat: bytes) -> None:
+    """Between two records, and nowhere else."""
+
+    async def slow(request: StreamRequest) -> AsyncGenerator[Item, None]:
+        yield RECORDS[0]
+        await asyncio.sleep(0.25)
+        yield RECORDS[1]
+
+    routes = routes_of(slow=generated(slow, title="Slow"))
+    limits = Limits(heartbeat_seconds=0.1)
+    async with serving(tmp_path, limits=limits, scan=False, routes=routes) as server:
+        response = await server.get(f"/own/slow?{query}")
+    name = re.findall("format=([a-z]+)", query)[0]
+    quiet = response.body
+    if beat:
+        assert beat in (response.chunks or [])
+        chunks = [chunk for chunk in response.chunks or [] if chunk != beat]
+        quiet = b"".join(chunks)
+    assert content(name, quiet) == RECORDS
+    assert len(quiet) + 2 * len(beat) == len(response.body)
+
+
+@pytest.mark.parametrize("heartbeat", ["2", "", "yes"])
+@pytest.mark.gen_test
+async def test_a_malformed_wish_for_heartbeats(tmp_path: Path, heartbeat: str) -> None:
+    """400, as every flag."""
+    async with serving(tmp_path, scan=False) as server:
+        assert (await server.get(f"/stream?heartbeat={heartbeat}")).status == 400
+
+
+@pytest.mark.gen_test
+async def test_a_generator_of_the_wrong_type(tmp_path: Path, expect_log: ExpectLog) -> None:
+    """A stream of bytes that yields text is told at once, not left hanging."""
+    expect_log("millrace", 40, "TypeError")
+
+    async def wrong(request: StreamRequest) -> AsyncGenerator[bytes, None]:
+        yield "text"  # type: ignore[misc]
+
+    routes = routes_of(wrong=generated_bytes(wrong, title="Wrong", media_type="audio/wav"))
+    async with serving(tmp_path, scan=False, routes=routes) as server:
+        assert (await server.get("/own/wrong")).status == 500
+
+
+@pytest.mark.parametrize("name", ["text", "sse", "json"])
+@pytest.mark.gen_test
+async def test_lines_until_the_server_drains(tmp_path: Path, access_log: AccessLog, name: str) -> None:
+    """Line by line, and a regular end; events say when to come back."""
+    async with (
+        serving(tmp_path, scan=False) as server,
+        server.connect(request(f"/stream?sleep=0.02&format={name}", connection="close")) as client,
+    ):
+        await client.until(b" s] ", times=5)
+        server.open_streams.drain()
+        received, _ = await client.rest()
+        await eventually(lambda: access_log.endings)
+    response = Response.parsed(received)
+    assert response.whole
+    text = response.body.decode()
+    if name == "sse":
+        *lines, last, end = text.split("\n\n")
+        assert re.fullmatch("retry: [0-9]+", last)
+        assert end == ""
+        lines = [line.partition("data: ")[2] for line in lines]
+    elif name == "json":
+        lines = json.loads(text)
+    else:
+        lines = text.splitlines()
+        assert text.endswith("\n")
+    assert all(re.match(r"\[ {9}0 s\] ", line) for line in lines)
+    assert access_log.endings == [("drained", len(response.body))]
+
+
+@pytest.mark.gen_test
+async def test_events_go_on_behind_the_last_one(tmp_path: Path) -> None:
+    """`lines` numbers its lines, and a client that comes back gets the next."""
+    async with serving(tmp_path, scan=False) as server:
+        for headers, first in (({}, b"id: 1\n"), ({"last_event_id": "41"}, b"id: 42\n")):
+            async with server.connect(request("/stream?sleep=0&format=sse", **headers)) as client:
+                await client.until(b"\n\n", times=2)
+                assert client.received.partition(b"id: ")[2].startswith(first.removeprefix(b"id: "))
+
+
+@pytest.mark.parametrize("target", ["/large.csv", "/stream/large.csv"])
+@pytest.mark.gen_test
+async def test_rows(tmp_path: Path, target: str) -> None:
+    """As many as were asked for, in order, with a header."""
+    async with serving(tmp_path, scan=False) as server:
+        response = await server.get(f"{target}?rows=4500")
+    rows = list(csv.DictReader(io.StringIO(response.body.decode(), newline="")))
+    assert response.whole
+    assert [int(row["id"]) for row in rows] == list(range(1, 4501))
+    assert set(rows[0]) == {"id", "name", "quantity", "price", "day"}
+
+
+@pytest.mark.gen_test
+async def test_a_page_of_rows(tmp_path: Path) -> None:
+    """Rendered as it is sent, to its end."""
+    async with serving(tmp_path, scan=False) as server:
+        response = await server.get("/my-large-page.html?rows=2500")
+    page = response.body.decode()
+    assert response.whole
+    assert page.count("<tr") >= 2500
+    assert page.rstrip().endswith("</html>")

@@ -1,0 +1,195 @@
+"""What lives as long as the process: one scan at a time, and everything closed in reverse."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from media.catalogue import Catalogue
+from server import resources
+from server.resources import Scanner, open_resources
+from server.settings import Settings, SettingsError
+
+WAV = b"RIFF\x2c\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x40\x1f\0\0\1\0\x08\0data\x08\0\0\0"
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """A folder with one track."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    (folder / "one.wav").write_bytes(WAV + b"\x81" * 8)
+    return folder
+
+
+@pytest.fixture
+def settings(library: Path, tmp_path: Path) -> Settings:
+    """For that library."""
+    return Settings(media=library, database=f"sqlite+aiosqlite:///{tmp_path}/tracks.sqlite3")
+
+
+@asynccontextmanager
+async def scanner_of(settings: Settings) -> AsyncIterator[Scanner]:
+    async with Catalogue(settings.database) as catalogue:
+        yield Scanner(settings.media, catalogue, progress=False)
+
+
+def summaries(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the scans said, without their times."""
+    said = [record.message for record in caplog.records if record.message.startswith("library scanned")]
+    return [line.partition(": ")[2] for line in said]
+
+
+@pytest.mark.gen_test
+async def test_asked_while_a_scan_runs_another_follows(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two more requests while one runs are one more scan, and its end is the end of the same task."""
+    caplog.set_level(logging.INFO)
+    async with scanner_of(settings) as scanner:
+        task = scanner.start()
+        await asyncio.sleep(0)
+        assert scanner.start() is task
+        assert scanner.start() is task
+        await task
+    assert summaries(caplog) == ["1 added", "1 unchanged"]
+
+
+@pytest.mark.gen_test
+async def test_asked_after_a_scan_is_another_scan(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scan that is asked for later sees what has changed since."""
+    caplog.set_level(logging.INFO)
+    async with scanner_of(settings) as scanner:
+        await scanner.start()
+        (settings.media / "one.wav").unlink()
+        await scanner.start()
+    assert summaries(caplog) == ["1 added", "1 removed"]
+
+
+@pytest.mark.gen_test
+async def test_library_that_cannot_be_read_is_logged(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that has gone is one line in the log, the tracks stay, and the next scan may succeed."""
+    caplog.set_level(logging.INFO)
+    async with Catalogue(settings.database) as catalogue:
+        scanner = Scanner(settings.media, catalogue, progress=False)
+        await scanner.start()
+        elsewhere = settings.media.rename(settings.media.with_name("elsewhere"))
+        await scanner.start()
+        assert await catalogue.count() == 1
+        elsewhere.rename(settings.media)
+        await scanner.start()
+    (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.message.startswith("the library was not scanned: the library ")
+    assert line.exc_info is None
+    assert summaries(caplog) == ["1 added", "1 unchanged"]
+
+
+@pytest.mark.gen_test
+async def test_bug_in_a_scan_is_logged_and_not_raised(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program error is in the log with its traceback; neither the task nor the end of the process fails."""
+
+    async def broken(*args: object, **flags: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(resources, "scan", broken)
+    async with scanner_of(settings) as scanner:
+        await scanner.start()
+        await scanner.stop()
+    (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.message == "the library was not scanned"
+    assert line.exc_info
+    assert line.exc_info[0] is ZeroDivisionError
+
+
+@pytest.mark.gen_test
+async def test_stop_breaks_a_scan_off(settings: Settings) -> None:
+    """A scan that is stopped has ended when `stop` returns; stopping what never began does nothing."""
+    async with scanner_of(settings) as scanner:
+        await scanner.stop()
+        task = scanner.start()
+        await asyncio.sleep(0)
+        await scanner.stop()
+        assert task.cancelled()
+        await scanner.stop()
+
+
+@pytest.mark.gen_test
+async def test_resources_are_closed_in_reverse(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan ends before its database is closed, also when the server fails."""
+    closed = []
+    stop, leave = Scanner.stop, Catalogue.__aexit__
+
+    async def stopped(self: Scanner) -> None:
+        closed.append("scanner")
+        await stop(self)
+
+    async def left(self: Catalogue, *error: object) -> None:
+        closed.append("catalogue")
+        await leave(self, *error)
+
+    monkeypatch.setattr(Scanner, "stop", stopped)
+    monkeypatch.setattr(Catalogue, "__aexit__", left)
+
+    async def serve() -> None:
+        async with open_resources(settings) as opened:
+            opened.scanner.start()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await serve()
+    assert closed == ["scanner", "catalogue"]
+
+
+@pytest.mark.gen_test
+async def test_ready_while_requests_are_taken(settings: Settings) -> None:
+    """Not before the server accepts, and not while it drains."""
+    async with open_resources(settings) as opened:
+        assert not opened.ready()
+        opened.accepting = True
+        assert opened.ready()
+        opened.delivery.open_streams.drain()
+        assert not opened.ready()
+
+
+@pytest.mark.gen_test
+async def test_limits_are_the_settings(settings: Settings) -> None:
+    """Heartbeat and stall limit are what was set."""
+    other = settings.model_copy(update={"heartbeat": 3.0, "stall": 4.0})
+    async with open_resources(other) as opened:
+        limits = opened.delivery.limits
+        assert (limits.heartbeat_seconds, limits.stall_seconds) == (3.0, 4.0)
+
+
+@pytest.mark.gen_test
+async def test_database_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:
+    """The sentence names the flag."""
+    (tmp_path / "notes").write_text("no database" * 100)
+    other = settings.model_copy(update={"database": f"sqlite+aiosqlite:///{tmp_path}/notes"})
+    with pytest.raises(
+        SettingsError, match=r"^--database cannot be used: the database .*notes cannot be opened"
+    ):
+        async with open_resources(other):
+            pytest.fail("it was opened")
+
+
+@pytest.mark.gen_test
+async def test_user_without_a_home(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no place for the default database, the sentence asks for one."""
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+
+    def no_home() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(SettingsError, match=r"^--database cannot be used: the user has no home"):
+        async with open_resources(settings.model_copy(update={"database": ""})):
+            pytest.fail("it was opened")

@@ -1,0 +1,355 @@
+"""Settings: every wrong one is one exact sentence, and flag, environment, help and docs say the same."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings, SettingsError, read_settings, rows, version
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PORT = "a whole number from 0 to 65535"
+HOST = "an IP address or a host name, without a port"
+SECONDS = "a number of seconds from 0 to 86400"
+URL = "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://"
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own MILLRACE_* variables are none of a test's business."""
+    for name in list(os.environ):
+        if name.upper().startswith("MILLRACE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """A folder to serve."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    return folder
+
+
+def refusal(*arguments: str) -> str:
+    """The sentence that these flags are refused with."""
+    with pytest.raises(SettingsError) as caught:
+        read_settings(arguments)
+    return str(caught.value)
+
+
+def test_defaults() -> None:
+    """Without flags and variables the samples are served to this machine alone."""
+    settings = read_settings([])
+    assert settings.model_dump() == {
+        "port": 8888,
+        "address": "127.0.0.1",
+        "media": ROOT / "media" / "samples",
+        "database": "",
+        "heartbeat": 15.0,
+        "stall": 30.0,
+        "drain": 10.0,
+        "log_level": "info",
+    }
+
+
+def test_every_flag_is_read(library: Path) -> None:
+    """Each flag sets its field, with the value behind a space or behind `=`."""
+    flags = (
+        "--port 0 --address=::1 --database=sqlite+aiosqlite:///c.db --heartbeat 0 --stall=0.5 --drain 86400"
+    )
+    settings = read_settings([*flags.split(), "--media", str(library), "--log-level=error"])
+    assert settings.model_dump() == {
+        "port": 0,
+        "address": "::1",
+        "media": library,
+        "database": "sqlite+aiosqlite:///c.db",
+        "heartbeat": 0.0,
+        "stall": 0.5,
+        "drain": 86400.0,
+        "log_level": "error",
+    }
+
+
+def test_a_flag_wins_over_its_variable_and_that_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three sources in their order."""
+    monkeypatch.setenv("MILLRACE_PORT", "9000")
+    monkeypatch.setenv("MILLRACE_LOG_LEVEL", "debug")
+    settings = read_settings(["--port", "9001"])
+    assert (settings.port, settings.log_level, settings.stall) == (9001, "debug", 30)
+
+
+def test_of_a_flag_given_twice_the_last_counts() -> None:
+    """So a script can append to the arguments of another."""
+    assert read_settings(["--port", "1", "--port=2"]).port == 2
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files and units hand over variables that nobody filled."""
+    monkeypatch.setenv("MILLRACE_ADDRESS", "")
+    monkeypatch.setenv("MILLRACE_MEDIA", "")
+    assert read_settings([]) == Settings()
+
+
+def test_an_env_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens to lie in the folder of the start does not change the server."""
+    (tmp_path / ".env").write_text("MILLRACE_PORT=1\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_settings([]).port == 8888
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0",
+        "::",
+        "fe80::1%lo",
+        "localhost",
+        "media.example.org",
+        "a_container",
+        "7th.example",
+        "xn--bcher-kva",
+    ],
+)
+def test_addresses_that_can_be_bound(address: str) -> None:
+    """IPv4, IPv6 with and without a zone, and names."""
+    assert read_settings(["--address", address]).address == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite+aiosqlite://",
+        "sqlite+aiosqlite:////var/lib/c.db",
+        "postgresql+asyncpg://u:p@host:5432/name?ssl=require",
+    ],
+)
+def test_database_urls_of_asynchronous_drivers(url: str) -> None:
+    """They are kept as they are."""
+    assert read_settings(["--database", url]).database == url
+
+
+def test_media_is_absolute_with_its_links_resolved(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changing the folder later or turning a link cannot move the library."""
+    (library.parent / "link").symlink_to(library)
+    monkeypatch.chdir(library.parent)
+    assert read_settings(["--media", "link"]).media == library
+
+
+def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell leaves `--media=~/library` to us."""
+    monkeypatch.setenv("HOME", str(library.parent))
+    assert read_settings(["--media=~/library"]).media == library
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "right"),
+    [
+        ("--port", "abc", PORT),
+        ("--port", "", PORT),
+        ("--port", "-1", PORT),
+        ("--port", "65536", PORT),
+        ("--port", "80.0", PORT),
+        ("--port", "1_000", PORT),
+        ("--port", " 80", PORT),
+        ("--port", "80\n", PORT),
+        ("--port", "８０", PORT),
+        ("--address", "", HOST),
+        ("--address", "127.0.0.1:8888", HOST),
+        ("--address", "http://localhost", HOST),
+        ("--address", "[::1]", HOST),
+        ("--address", "256.0.0.1", HOST),
+        ("--address", "127.1", HOST),
+        ("--address", "-a", HOST),
+        ("--address", "a..b", HOST),
+        ("--address", "a b", HOST),
+        ("--address", "a" * 64, HOST),
+        ("--media", "", "a folder that exists"),
+        ("--media", "no/such/folder", "a folder that exists"),
+        ("--media", "~nobody-of-this-name/music", "a folder that exists"),
+        ("--media", __file__, "a folder"),
+        ("--database", "catalogue.db", URL),
+        ("--database", "mysql+aiomysql://host/name", URL),
+        ("--database", "postgresql+asyncpg://host:port/name", URL),
+        ("--database", "sqlite:///c.db", '"sqlite+aiosqlite:///c.db"'),
+        ("--database", "sqlite+pysqlite:///c.db", '"sqlite+aiosqlite:///c.db"'),
+        ("--database", "postgresql+psycopg2://host/name", '"postgresql+asyncpg://host/name"'),
+        ("--database", "postgres://host/name", '"postgresql+asyncpg://host/name"'),
+        ("--heartbeat", "15s", SECONDS),
+        ("--stall", "nan", SECONDS),
+        ("--stall", "inf", SECONDS),
+        ("--stall", "-1", SECONDS),
+        ("--stall", "1e3", SECONDS),
+        ("--drain", "86400.1", SECONDS),
+        ("--drain", "1,5", SECONDS),
+        ("--log-level", "INFO", "debug, info, warning or error"),
+        ("--log-level", "", "debug, info, warning or error"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(flag: str, value: str, right: str) -> None:
+    """One sentence: the flag, what it must be, what it is."""
+    assert refusal(f"{flag}={value}") == f'{flag} must be {right}, not "{value}"'
+
+
+def test_a_wrong_variable_is_named_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who set the variable looks for the variable, not for a flag."""
+    monkeypatch.setenv("MILLRACE_LOG_LEVEL", "loud")
+    assert refusal() == 'MILLRACE_LOG_LEVEL must be debug, info, warning or error, not "loud"'
+
+
+def test_of_a_right_variable_and_a_wrong_flag_the_flag_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value in the sentence is the flag's."""
+    monkeypatch.setenv("MILLRACE_PORT", "1")
+    assert refusal("--port", "abc") == f'--port must be {PORT}, not "abc"'
+
+
+def test_of_several_wrong_settings_the_first_is_named() -> None:
+    """One sentence, not a list."""
+    assert refusal("--stall", "x", "--port", "y") == f'--port must be {PORT}, not "y"'
+
+
+def test_a_loop_of_links_is_no_folder(tmp_path: Path) -> None:
+    """It ends in a sentence, not in a traceback."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    value = str(tmp_path / "loop")
+    assert refusal("--media", value).startswith("--media must be a folder that exists, not ")
+
+
+def test_a_folder_that_may_not_be_read(library: Path) -> None:
+    """Permission is told from absence."""
+    with forbidden(library):
+        sentence = refusal("--media", str(library))
+    assert sentence.startswith("--media must be a folder that this user may read, not ")
+
+
+@contextmanager
+def forbidden(folder: Path) -> Iterator[None]:
+    """Nobody may read the folder; root, who always may, is another user meanwhile."""
+    folder.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
+
+
+def test_a_password_is_not_shown() -> None:
+    """Neither in a sentence nor when the settings are printed."""
+    sentence = refusal("--database", "postgres://me:p@ssword@host/name")
+    assert sentence == (
+        '--database must be "postgresql+asyncpg://me:***@host/name", not "postgres://me:***@host/name"'
+    )
+    assert "secret" not in repr(read_settings(["--database", "postgresql+asyncpg://me:secret@host/name"]))
+    assert "secret" not in refusal("postgresql+asyncpg://me:secret@host/name")
+    assert "secret" not in refusal("--database", "postgres://me:se@c:secret@host:port/name")
+
+
+def test_a_long_value_is_cut() -> None:
+    """The sentence stays readable."""
+    assert refusal("--port", "9" * 5000) == f'--port must be {PORT}, not "{"9" * 79}…"'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--prot", "1"], '"--prot" is not a flag; did you mean --port?'),
+        (["--log_level=info"], '"--log_level" is not a flag; did you mean --log-level?'),
+        (["-port", "1"], '"-port" is not a flag; did you mean --port?'),
+        (["port=1"], '"port" is not a flag; did you mean --port?'),
+        (["--por", "1"], '"--por" is not a flag; did you mean --port?'),
+        (["--xyzzy"], '"--xyzzy" is not a flag; --help lists what there is'),
+        (["8888"], '"8888" is not a flag; --help lists what there is'),
+        (["--port"], f"--port needs a value: {PORT}"),
+        (["--media", "--port", "1"], "--media needs a value: a folder"),
+        (["--help=1"], "-h/--help takes no value"),
+    ],
+)
+def test_flags_that_are_none(arguments: list[str], sentence: str) -> None:
+    """A misspelt or abbreviated flag is named with the nearest real one."""
+    assert refusal(*arguments) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("MILLRACE_PROT", "MILLRACE_PROT is not a setting; did you mean MILLRACE_PORT?"),
+        ("millrace_prot", "millrace_prot is not a setting; did you mean MILLRACE_PORT?"),
+        ("MILLRACE_LOGLEVEL", "MILLRACE_LOGLEVEL is not a setting; did you mean MILLRACE_LOG_LEVEL?"),
+        ("MILLRACE_", "MILLRACE_ is not a setting; did you mean MILLRACE_PORT?"),
+        ("MILLRACE_QQQQQQQQQQQQ", "MILLRACE_QQQQQQQQQQQQ is not a setting; --help lists what there is"),
+    ],
+)
+def test_a_misspelt_variable_is_refused(name: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be ignored without a word otherwise."""
+    monkeypatch.setenv(name, "1")
+    assert refusal() == sentence
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
+def test_the_model_itself_is_as_strict(seconds: float) -> None:
+    """Settings made in a program are checked like those from flags."""
+    with pytest.raises(ValidationError):
+        Settings(stall=seconds)
+
+
+def test_settings_are_frozen() -> None:
+    """Nobody changes a setting of the running process."""
+    with pytest.raises(ValidationError):
+        Settings().port = 1
+
+
+def test_help_fits_a_terminal_and_names_every_flag(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line a setting within 80 columns, also when another setting is wrong."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("MILLRACE_PORT", "abc")
+    with pytest.raises(SystemExit) as caught:
+        read_settings(["--bogus", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    for row in rows():
+        assert [
+            line for line in lines if line.split()[:1] == [row.flag] and line.endswith(f" [{row.default}]")
+        ]
+    assert "MILLRACE_LOG_LEVEL" in shown
+    assert "None" not in shown
+
+
+def test_version_is_the_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the package's metadata has it."""
+    folder = tmp_path / "millrace-9.8.7.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: millrace\nVersion: 9.8.7\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        read_settings(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == "millrace 9.8.7\n"
+
+
+def test_version_of_a_checkout_is_that_of_setup_cfg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python run.py` works without an installed package."""
+    monkeypatch.setattr(sys, "path", [])
+    assert f"\nversion = {version()}\n" in (ROOT / "setup.cfg").read_text()
+
+
+def test_docs_table_is_the_fields() -> None:
+    """docs/operations.md has a row for each field, in order, with the words of `--help`."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    table = [line for line in text.splitlines() if line.startswith("| `--")]
+    assert table == [
+        f"| `{row.flag} {row.value}` | `{row.variable}` | {row.default} | {row.meaning} | {row.right} |"
+        for row in rows()
+    ]
