@@ -27,6 +27,7 @@ FLAGS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 LYRIC = (ROOT / "media" / "samples" / "text_sample").read_text(encoding="utf-8")
+_CONTENT_RANGE = re.compile("bytes ([0-9]+)-")
 CAN_PLAY = "type => document.createElement('audio').canPlayType(type)"
 
 
@@ -110,11 +111,16 @@ def test_long_track_seeks_by_ranges(page: Page, start: Starter, library: Path) -
         file.write(header + struct.pack("<4sI", b"data", frames))
         file.truncate(44 + frames)
     server = start("--media", str(library))
+    ranges: list[str] = []
+    page.on("response", lambda answer: ranges.append(answer.headers.get("content-range", "")))
     page.goto(f"{server.url}/audio?track_id=1")
     page.evaluate("document.querySelector('video').play()")
-    plays_and_seeks(page, "video", 600)
-    assert server.log.count(" 206 ") >= 2
-    page.goto("about:blank")  # a paused track would be waited for when the server ends
+    try:
+        plays_and_seeks(page, "video", 600)
+        begins = [int(found[1]) for found in map(_CONTENT_RANGE.match, ranges) if found]
+        assert any(begin > 0.6 * frames for begin in begins), ranges
+    finally:
+        page.goto("about:blank")  # a paused track would be waited for when the server ends
 
 
 @pytest.mark.parametrize("number", range(4))

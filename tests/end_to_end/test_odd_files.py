@@ -32,6 +32,7 @@ def test_broken_tags(start: Starter, library: Path) -> None:
     track = tracks(server)["garbled song"]
     assert (track["artist"], track["album"], track["duration_seconds"]) == (None, None, None)
     assert server.get(f"/audio/{track['id']}") == (200, content)
+    server.logged("library scanned")
     assert server.log.count("garbled") == 1
 
 
