@@ -41,7 +41,9 @@ from typing import Any, TypeVar
 
 from tornado.web import RequestHandler
 
-from media.source import Body, Chunk, Chunks, Source, SourceBroken
+from handlers.outgoing import Outgoing, RegionBroken
+from media.files import loaded
+from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken
 
 HEADERS_SECONDS = 1.0
 """How long the headers wait for the first chunk, so that a failing start can still be a status."""
@@ -143,7 +145,7 @@ class Pump:
     def __init__(self, response: RequestHandler, limits: Limits, open_streams: OpenStreams) -> None:
         self.outcome: Outcome | None = None
         """How the response ended, as soon as that is known; None until then, and when all went well."""
-        self.sent_bytes = 0
+        self._given_bytes = 0
         self.first_byte_seconds: float | None = None
         self._response = response
         # Any: Tornado types it as the abstract HTTPConnection, which has no stream.
@@ -158,12 +160,17 @@ class Pump:
         self._cancellations = 0
         self._failure: Exception | None = None
         self._headers_sent = False
-        self._gathered: list[Chunk] = []
+        self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
         self._in_flight: asyncio.Future[None] | None = None
         self._timers: dict[str, asyncio.Handle] = {}
         self._began = self._last_write = self._progress_at = self._loop.time()
         self._progress = -1
+
+    @property
+    def sent_bytes(self) -> int:
+        """The bytes of the body that the connection has taken, as far as a file's region tells."""
+        return self._given_bytes - getattr(self._connection.stream, "unsent_bytes", 0)
 
     @property
     def begun(self) -> bool:
@@ -215,6 +222,16 @@ class Pump:
         """The server shuts down: end now if the body is endless, at the chunk that is on its way."""
         if self._live:
             self.end(Outcome.DRAINED)
+
+    def connection_closed(self) -> None:
+        """The connection is closed, and not by `serve`: its client has left, or a file could not be sent."""
+        error = self._connection.stream.error
+        if isinstance(error, RegionBroken):
+            broken = SourceBroken(error.strerror)
+            broken.__cause__ = error.__cause__
+            self._fail(broken)
+        else:
+            self.end(Outcome.DISCONNECTED)
 
     def end(self, outcome: Outcome) -> None:
         """End the sending from outside. The first outcome stands; not sending any more, nothing happens."""
@@ -277,6 +294,8 @@ class Pump:
         return None if self._ended() else result
 
     async def _forward(self, chunks: Chunks) -> None:
+        if not isinstance(self._connection.stream, Outgoing):
+            chunks = loaded(chunks)
         self._timers["tick"] = self._loop.call_soon(self._tick)
         async with aclosing(chunks):
             await self._gather_all(chunks)
@@ -309,8 +328,15 @@ class Pump:
         return max(LEAST_TURN_SECONDS, TURN_SECONDS / max(1, len(self._open_streams)))
 
     def _gather(self, chunk: Chunk) -> None:
-        """Take a chunk to be sent with its neighbours. Nothing is in flight."""
+        """Take a chunk to be sent, with its neighbours if it is in memory. Nothing is in flight."""
         if not chunk:
+            return
+        if isinstance(chunk, FileRegion):
+            stream = self._connection.stream
+            if not stream.closed():
+                placeholder = stream.placeholder(chunk)  # while its failing can still be a status
+                self._flush()
+                self._write(placeholder)
             return
         self._gathered.append(chunk)
         self._gathered_bytes += len(chunk)
@@ -338,34 +364,34 @@ class Pump:
         """Hand what is gathered to the connection; the headers alone if it is nothing and they are due."""
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
         if gathered or not self._headers_sent:
-            self._write(*gathered)
+            self._write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 
-    def _write(self, *chunks: Chunk) -> None:
-        """Give the chunks to the connection as one, behind the headers if these are not sent."""
+    def _write(self, chunk: bytes | memoryview) -> None:
+        """Give the chunk to the connection, behind the headers if these are not sent."""
         self._last_write = self._loop.time()
         if self._connection.stream.closed():
             return
         try:
-            self._write_as_one(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            self._write_bytes(chunk)
         except Exception as error:  # the caller may be the loop, and nobody above it
             self._fail(error)
 
-    def _write_as_one(self, chunk: Chunk) -> None:
+    def _write_bytes(self, chunk: bytes | memoryview) -> None:
         if not self._headers_sent:
             memoryview(chunk)  # text for bytes raises here, while it can still be a status
             if len(chunk) <= _SMALL_BYTES:
                 self._response.write(bytes(chunk))
-                self._count(chunk)
+                self._count(len(chunk))
                 chunk = b""
             self._headers_sent = True
             self._in_flight = self._response.flush()
         if chunk:
             self._in_flight = self._connection.write(chunk)
-            self._count(chunk)
+            self._count(len(chunk))
 
-    def _count(self, chunk: Chunk) -> None:
-        self.sent_bytes += len(chunk)
-        if chunk and self.first_byte_seconds is None:
+    def _count(self, length: int) -> None:
+        self._given_bytes += length
+        if length and self.first_byte_seconds is None:
             self.first_byte_seconds = self._response.request.request_time()
 
     def _tick(self) -> None:

@@ -53,7 +53,7 @@ class StreamResource(Resource):
     def on_connection_close(self) -> None:
         """The client has gone: Tornado tells us at once, and cancels nothing by itself."""
         if self.pump is not None:
-            self.pump.end(Outcome.DISCONNECTED)
+            self.pump.connection_closed()
 
 
 async def serve(response: StreamResource, source: Source, *, attachment: str = "") -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import charset_normalizer
 
-from media.source import BadParameter, Chunks, SourceBroken
+from media.source import BadParameter, ByteChunks, SourceBroken
 
 SNIFF_BYTES = 4096
 """How much of a file's beginning decides whether it is text at all."""
@@ -155,7 +155,7 @@ def detect(descriptor: int, length: int) -> Encoding | None:
     return Encoding(codecs.lookup(_most_likely(sample)).name, clean=False)
 
 
-async def to_utf8(raw: Chunks, encoding: str) -> Chunks:
+async def to_utf8(raw: ByteChunks, encoding: str) -> ByteChunks:
     """The same text in UTF-8. No chunk ends inside a code point; a byte-order mark is dropped.
 
     UTF-16 and UTF-32 without a mark are little-endian (as the WHATWG Encoding Standard reads them).
@@ -177,7 +177,7 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
-async def whole_code_points(raw: Chunks) -> Chunks:
+async def whole_code_points(raw: ByteChunks) -> ByteChunks:
     """The same bytes of UTF-8, cut so that no chunk ends inside a code point."""
     rest = b""
     async with aclosing(raw):
@@ -227,6 +227,12 @@ class _Decoder:
         except UnicodeError:
             self._decoder.reset()
             return "\ufffd"
+
+
+def code_point_boundary(descriptor: int, position: int) -> int:
+    """The nearest boundary of a code point up to `position` in a file of UTF-8. Reads on the loop."""
+    begin = max(0, position - 4)
+    return begin + _code_point_end(os.pread(descriptor, position - begin, begin))
 
 
 def _code_point_end(text: bytes | memoryview) -> int:

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 CHUNK_LIMIT = 1024 * 1024
-"""The most bytes in a chunk, where a source cuts what it has."""
+"""The most bytes in a chunk that is in memory, where a source cuts what it has."""
 
 
 class SourceError(Exception):
@@ -67,11 +67,30 @@ class SourceBroken(SourceError):
     """The outside broke the body. Before the first byte a 502, after it the connection is aborted."""
 
 
-Chunk = bytes | memoryview
+@dataclass(frozen=True, slots=True)
+class FileRegion:
+    """The bytes from `start` to `stop` of an open file, which the kernel can send by itself.
+
+    The descriptor belongs to the source and is open until the source is left: who needs it longer has it
+    duplicated. The bytes were in the page cache a moment ago.
+    """
+
+    descriptor: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+Chunk = bytes | memoryview | FileRegion
 """A piece of a body. A memoryview belongs to the receiver: nobody writes to it again."""
 
 Chunks = AsyncGenerator[Chunk, None]
 """What a body is iterated as. Whoever iterates it closes it (`contextlib.aclosing`)."""
+
+ByteChunks = AsyncGenerator[bytes | memoryview, None]
+"""Chunks that are in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,19 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 from media import decoding
-from media.files import OpenFile, opened, read
+from media.files import OpenFile, opened, read, regions
 from media.library import MEDIA_TYPES
 from media.records import FORMATS, sse_event
-from media.source import CHUNK_LIMIT, BadParameter, Body, Chunks, Facts, SourceEnded, SourceNotFound
+from media.source import (
+    CHUNK_LIMIT,
+    BadParameter,
+    Body,
+    ByteChunks,
+    Chunks,
+    Facts,
+    SourceEnded,
+    SourceNotFound,
+)
 
 PLAIN = FORMATS["text"].media_type
 EVENTS = FORMATS["sse"]
@@ -50,7 +59,7 @@ async def text(
         found = await _encoding(handle, name, encodings, encoding)
 
         def cut(start: int, stop: int) -> Chunks:
-            return decoding.whole_code_points(read(handle.descriptor, start, stop))
+            return regions(handle.descriptor, start, stop, decoding.code_point_boundary)
 
         if pace_seconds:
             yield Body(Facts(PLAIN), chunks=lambda: _paced(_utf8(handle, found, 0), pace_seconds))
@@ -90,7 +99,7 @@ async def text_events(
         yield Body(facts, chunks=lambda: _events(_utf8(handle, found, start), start, pace_seconds))
 
 
-async def split_lines(raw: Chunks) -> AsyncGenerator[list[bytes], None]:
+async def split_lines(raw: ByteChunks) -> AsyncGenerator[list[bytes], None]:
     """The lines of each chunk that are complete with it, their ends included; the last may have none.
 
     Raises:
@@ -126,14 +135,14 @@ async def _encoding(
     return found
 
 
-def _utf8(handle: OpenFile, encoding: decoding.Encoding, start: int) -> Chunks:
+def _utf8(handle: OpenFile, encoding: decoding.Encoding, start: int) -> ByteChunks:
     """The text from the byte `start` of its UTF-8 on."""
     if encoding.clean:
         return decoding.whole_code_points(read(handle.descriptor, start, handle.length))
     return _behind(decoding.to_utf8(read(handle.descriptor, 0, handle.length), encoding.name), start)
 
 
-async def _behind(raw: Chunks, start: int) -> Chunks:
+async def _behind(raw: ByteChunks, start: int) -> ByteChunks:
     """What comes after the first `start` bytes."""
     async with aclosing(raw):
         async for chunk in raw:
@@ -155,7 +164,7 @@ async def _utf8_length(handle: OpenFile, encoding: decoding.Encoding) -> int:
     return length
 
 
-async def _paced(raw: Chunks, seconds: float) -> Chunks:
+async def _paced(raw: ByteChunks, seconds: float) -> ByteChunks:
     async with aclosing(split_lines(raw)) as batches:
         async for lines in batches:
             for line in lines:
@@ -163,7 +172,7 @@ async def _paced(raw: Chunks, seconds: float) -> Chunks:
                 await asyncio.sleep(seconds)
 
 
-async def _events(raw: Chunks, position: int, pace_seconds: float) -> Chunks:
+async def _events(raw: ByteChunks, position: int, pace_seconds: float) -> ByteChunks:
     """The lines as events, gathered unless they are paced; `position` is where `raw` starts in the text."""
     gathered: list[bytes] = []
     gathered_bytes = 0

@@ -36,8 +36,10 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
+from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import bind_sockets
 
+from handlers import outgoing
 from handlers.pump import OpenStreams
 from media.database import CatalogueError
 from server.app import make_app
@@ -155,6 +157,15 @@ class Server(HTTPServer):
         """Accept no more. Connections that are open get one more answer each: a proxy would go on asking."""
         self._closing = True
         super().stop()
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        """Serve a connection that was accepted."""
+        if not isinstance(stream, SSLIOStream) and outgoing.SUPPORTED:
+            # The other has done nothing yet, and leaves its socket to this one.
+            stream = outgoing.Outgoing(
+                stream.socket, max_buffer_size=self.max_buffer_size, read_chunk_size=self.read_chunk_size
+            )
+        super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """The connection waits for a request: its first, or the one before has been answered."""

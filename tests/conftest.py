@@ -65,6 +65,8 @@ def _no_blocking_calls() -> Iterator[None]:
         for name in ANSWERED_AT_ONCE:
             blockbuster.functions[name].deactivate()
         blockbuster.functions["os.stat"].can_block_in("pathlib.py", "resolve")
+        # What the page cache has, and a socket that does not block.
+        blockbuster.functions["os.sendfile"].can_block_in("handlers/outgoing.py", "_sendfile")
         # Under --cov the tracer takes a lock of its own in whatever it traces.
         blockbuster.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", "lock_data")
         yield

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from media import files
-from media.files import file, opened, read, resolve
+from media.files import file, loaded, opened, read, resolve
 from media.source import SourceBroken, SourceBusy, SourceError, SourceNotFound
 from tests.conftest import ExpectLog
 
@@ -57,7 +57,7 @@ def content(root: Path, name: str) -> bytes:
 async def sliced(root: Path, name: str, start: int, stop: int) -> bytes:
     async with file(root, name, "audio/mpeg") as body:
         assert body.slice is not None
-        return b"".join([bytes(chunk) async for chunk in body.slice(start, stop)])
+        return b"".join([bytes(chunk) async for chunk in loaded(body.slice(start, stop))])
 
 
 # --- names ---
@@ -263,7 +263,7 @@ async def test_an_empty_file(library: Path) -> None:
     (library / "empty").write_bytes(b"")
     async with file(library, "empty", "audio/mpeg") as body:
         assert body.facts.length == 0
-        assert [chunk async for chunk in body.chunks()] == []
+        assert [chunk async for chunk in loaded(body.chunks())] == []
 
 
 @pytest.mark.gen_test
@@ -285,7 +285,7 @@ async def test_a_file_replaced_meanwhile_goes_on_as_it_was(library: Path) -> Non
     (library / "it").write_bytes(b"old" * 200_000)
     async with file(library, "it", "audio/mpeg") as body:
         received = b""
-        async with aclosing(body.chunks()) as chunks:
+        async with aclosing(loaded(body.chunks())) as chunks:
             async for chunk in chunks:
                 received += chunk
                 if len(received) == files.READ_BYTES:
@@ -302,7 +302,7 @@ async def test_a_file_that_shrinks_is_broken(left: int, library: Path) -> None:
     received = 0
     async with file(library, "it", "audio/mpeg") as body:
         with pytest.raises(SourceBroken, match="shrank"):  # noqa: PT012, where it raises is the point
-            async for chunk in body.chunks():
+            async for chunk in loaded(body.chunks()):
                 received += len(chunk)
                 os.truncate(library / "it", left)
     assert received == max(left, files.READ_BYTES)
@@ -313,7 +313,7 @@ async def test_a_file_that_grows_ends_where_it_did(library: Path) -> None:
     """Its length has been told."""
     async with file(library, "plain.txt", "audio/mpeg") as body:
         (library / "plain.txt").write_bytes(b"plain and more")
-        assert b"".join([bytes(chunk) async for chunk in body.chunks()]) == b"plain"
+        assert b"".join([bytes(chunk) async for chunk in loaded(body.chunks())]) == b"plain"
 
 
 def on_disk(path: Path) -> bytes:
@@ -358,7 +358,9 @@ async def test_what_is_not_in_the_page_cache_is_read_in_a_thread(
 ) -> None:
     """The same bytes, also where the file system cannot tell."""
     preadv = Preadv(monkeypatch, failure)
-    assert await sliced(large.parent, "large", 0, 1_000_000) == on_disk(large)
+    with opened(large.parent, "large") as handle:
+        received = [bytes(chunk) async for chunk in read(handle.descriptor, 0, handle.length)]
+    assert b"".join(received) == on_disk(large)
     assert preadv.waiting == 4
 
 
@@ -379,7 +381,9 @@ async def test_where_the_system_has_no_such_read_a_thread_reads(
     """Every time."""
     monkeypatch.setattr(files, "_NOWAIT", 0)
     preadv = Preadv(monkeypatch, None)
-    assert await sliced(large.parent, "large", 3, 300_000) == on_disk(large)[3:300_000]
+    with opened(large.parent, "large") as handle:
+        received = [bytes(chunk) async for chunk in read(handle.descriptor, 3, 300_000)]
+    assert b"".join(received) == on_disk(large)[3:300_000]
     assert preadv.waiting == 2
 
 

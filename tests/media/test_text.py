@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from media import text as text_module
 from media.decoding import EncodingCache
-from media.files import READ_BYTES
+from media.files import READ_BYTES, loaded
 from media.source import CHUNK_LIMIT, BadParameter, Body, SourceEnded, SourceNotFound
 from media.text import EVENTS, PLAIN, text, text_events
 from tests.media.test_records import Seen, events_of
@@ -32,7 +32,7 @@ def written(folder: Path, content: bytes, name: str = "lyric") -> Path:
 
 async def whole(source: Source) -> bytes:
     async with source as body:
-        chunks = [bytes(chunk) async for chunk in body.chunks()]
+        chunks = [bytes(chunk) async for chunk in loaded(body.chunks())]
     assert all(0 < len(chunk) <= CHUNK_LIMIT for chunk in chunks)
     assert all(isinstance(chunk.decode("utf-8"), str) for chunk in chunks)
     return b"".join(chunks)
@@ -58,8 +58,8 @@ async def test_utf8_is_sent_byte_for_byte(mark: bytes, tmp_path: Path) -> None:
         assert body.facts.length == len(content)
         assert body.facts.etag is not None
         assert body.slice is not None
-        assert b"".join([bytes(chunk) async for chunk in body.slice(4, 20)]) == content[4:20]
-        assert b"".join([bytes(chunk) async for chunk in body.chunks()]) == content
+        assert b"".join([bytes(chunk) async for chunk in loaded(body.slice(4, 20))]) == content[4:20]
+        assert b"".join([bytes(chunk) async for chunk in loaded(body.chunks())]) == content
 
 
 @pytest.mark.gen_test
@@ -72,7 +72,7 @@ async def test_another_encoding_arrives_as_utf8(tmp_path: Path) -> None:
         assert body.facts.etag is not None
         assert body.facts.etag.startswith('W/"')
         assert body.facts.etag.endswith('-cp949"')
-        assert b"".join([bytes(chunk) async for chunk in body.chunks()]).decode() == KOREAN
+        assert b"".join([bytes(chunk) async for chunk in loaded(body.chunks())]).decode() == KOREAN
 
 
 @pytest.mark.gen_test
@@ -145,7 +145,7 @@ async def test_paced_it_comes_line_by_line(content: bytes, tmp_path: Path) -> No
     source = text(written(tmp_path, content), "lyric", EncodingCache(), pace_seconds=0.001)
     async with source as body:
         assert (body.facts.length, body.facts.etag, body.slice) == (None, None, None)
-        chunks = [bytes(chunk) async for chunk in body.chunks()]
+        chunks = [bytes(chunk) async for chunk in loaded(body.chunks())]
     unpaced = await whole(text(tmp_path, "lyric", EncodingCache()))
     assert chunks == unpaced.splitlines(keepends=True)
 
@@ -157,7 +157,7 @@ async def test_the_pause_is_after_each_line(source: object, tmp_path: Path) -> N
     root = written(tmp_path, b"a\nb\n")
     for seconds in (3600, 0.1):
         paced = source(root, "lyric", EncodingCache(), pace_seconds=seconds)  # type: ignore[operator]
-        async with paced as body, aclosing(body.chunks()) as chunks:
+        async with paced as body, aclosing(loaded(body.chunks())) as chunks:
             assert b"a" in await anext(chunks)
             if seconds < 1:
                 began = time.monotonic()
@@ -272,7 +272,7 @@ async def test_many_short_lines_are_gathered_into_bounded_chunks(tmp_path: Path)
     root = written(tmp_path, b"\n" * 50_000)
     async with text_events(root, "lyric", EncodingCache()) as body:
         assert body.facts.heartbeat == EVENTS.heartbeat == b":\n\n"
-        lengths = [len(chunk) async for chunk in body.chunks()]
+        lengths = [len(chunk) async for chunk in loaded(body.chunks())]
     assert max(lengths) < 70_000
     assert len(lengths) < 20
 

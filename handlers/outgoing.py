@@ -1,0 +1,133 @@
+"""The stream of a connection that can send regions of files by the kernel (`sendfile`).
+
+Theory of operation. Tornado's write buffer knows only bytes. A region stands in it as a *placeholder*: a view
+of as many bytes of a mapping that is never touched and so costs no memory. Where Tornado is about to send a
+part of it, `write_to_fd` has the kernel send the same part of the file instead. Framing, Content-Length,
+write futures, closing, keep-alive and pipelining stay Tornado's.
+
+Two things are easily wrong:
+
+* A region lives as long as it is in the write buffer, and the source that gave it may be left before that.
+  So the stream has a descriptor of its own: of a number that is used again another file would be sent.
+* The write buffer copies what has 2048 bytes or less, and a copied placeholder would be zeros on the wire.
+
+Turns. Tornado writes until the socket is full, and a client on the same machine empties it as fast. So a
+stream sends its share of TURN_BYTES and then says "not now"; the loop comes back to it in its next turn, at
+once if nobody else is waiting.
+"""
+
+import errno
+import mmap
+import os
+import socket
+from typing import Any
+
+from tornado.iostream import IOStream
+
+from media.files import REGION_BYTES
+from media.source import FileRegion, SourceBusy
+
+SUPPORTED = hasattr(os, "sendfile") and hasattr(os, "RWF_NOWAIT")
+"""Linux: elsewhere nothing tells what is in the page cache, and sendfile has other arguments."""
+
+TURN_BYTES = 4 * 1024 * 1024
+"""What all streams with a region send together before the loop turns."""
+
+LEAST_TURN_BYTES = 256 * 1024
+"""What each sends at least."""
+
+_COPIED_BYTES = 2048  # what Tornado's write buffer copies
+_PLACEHOLDER = mmap.mmap(-1, REGION_BYTES)
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOVERFLOW}  # a file that cannot be mapped (sendfile(2))
+
+
+class RegionBroken(ConnectionResetError):
+    """The file is shorter than its region, or its disk failed. Tornado would log any other error."""
+
+
+class Outgoing(IOStream):
+    """An IOStream whose write buffer may hold regions of files, one at a time."""
+
+    _sending = 0  # streams that have a region, of the whole process
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._descriptor = -1
+        self._stop = 0
+        self._turn_bytes = 0
+        self.unsent_bytes = 0
+        """What the kernel has not taken of the last region."""
+
+    def placeholder(self, region: FileRegion) -> memoryview:
+        """What is written in place of `region`. The one before it has been sent, or the stream is closed.
+
+        The region has more than 2048 bytes and at most REGION_BYTES. Its descriptor may be closed afterwards.
+
+        Raises:
+            SourceBusy: the process has no descriptor left.
+        """
+        assert not self.closed()
+        assert self._descriptor == -1
+        assert _COPIED_BYTES < len(region) <= REGION_BYTES
+        try:
+            self._descriptor = os.dup(region.descriptor)
+        except OSError as error:
+            raise SourceBusy("no descriptor for what is sent") from error
+        self._stop, self.unsent_bytes = region.stop, len(region)
+        Outgoing._sending += 1
+        return memoryview(_PLACEHOLDER)[: len(region)]
+
+    def write_to_fd(self, data: memoryview) -> int:
+        """Send `data`, or of a placeholder what it stands for. Gives the bytes sent; 0: later."""
+        if data.obj is not _PLACEHOLDER:
+            return super().write_to_fd(data)
+        return self._send_region()
+
+    def close_fd(self) -> None:
+        self._release()
+        super().close_fd()
+
+    def _send_region(self) -> int:
+        share = max(LEAST_TURN_BYTES, TURN_BYTES // Outgoing._sending)
+        if self._turn_bytes >= share:
+            self._turn_bytes = 0
+            return 0
+        start = self._stop - self.unsent_bytes
+        length = min(self.unsent_bytes, share - self._turn_bytes)
+        try:
+            sent = _sendfile(self.socket, self._descriptor, start, length)
+        except BlockingIOError:
+            self._turn_bytes = 0
+            raise
+        self._turn_bytes += sent
+        self.unsent_bytes -= sent
+        if not self.unsent_bytes:
+            self._release()
+        return sent
+
+    def _release(self) -> None:
+        if self._descriptor != -1:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            Outgoing._sending -= 1
+
+
+def _sendfile(to: socket.socket, descriptor: int, start: int, length: int) -> int:
+    """Send up to `length` bytes of the file from `start` on; more than none.
+
+    Raises:
+        BlockingIOError: the socket is full.
+        RegionBroken: the file ends before, or cannot be read.
+        OSError: the connection failed.
+    """
+    try:
+        sent = os.sendfile(to.fileno(), descriptor, start, length)
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise RegionBroken(errno.ECONNRESET, f"reading at byte {start} failed") from error
+        if error.errno not in _UNSUPPORTED:
+            raise
+        sent = to.send(os.pread(descriptor, min(length, LEAST_TURN_BYTES), start))
+    if not sent:
+        raise RegionBroken(errno.ECONNRESET, f"the file shrank: it ends before byte {start}")
+    return sent
