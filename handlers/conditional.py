@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 
 from media.source import Facts
 
@@ -218,6 +219,8 @@ def _last_modified(facts: Facts, now: datetime) -> datetime | None:
     """The date as it is sent: whole seconds, never in the future (RFC 9110 §8.8.2.1)."""
     if facts.modified is None:
         return None
+    if facts.modified.tzinfo is UTC and not facts.modified.microsecond and facts.modified <= now:
+        return facts.modified
     return min(facts.modified, now).astimezone(UTC).replace(microsecond=0)
 
 
@@ -226,8 +229,13 @@ def _validators(etag: str | None, modified: datetime | None) -> dict[str, str]:
     if etag is not None:
         headers["ETag"] = etag
     if modified is not None:
-        headers["Last-Modified"] = format_datetime(modified, usegmt=True)
+        headers["Last-Modified"] = _shown(modified)
     return headers
+
+
+@lru_cache(512)  # of the same files again and again
+def _shown(modified: datetime) -> str:
+    return format_datetime(modified, usegmt=True)
 
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

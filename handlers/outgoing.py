@@ -52,6 +52,7 @@ class Outgoing(IOStream):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        super().set_nodelay(True)
         self._descriptor = -1
         self._stop = 0
         self._turn_bytes = 0
@@ -82,6 +83,9 @@ class Outgoing(IOStream):
         if data.obj is not _PLACEHOLDER:
             return super().write_to_fd(data)
         return self._send_region()
+
+    def set_nodelay(self, value: bool) -> None:
+        """On from the start: what is written is whole. Tornado turns it on and off for each response."""
 
     def close_fd(self) -> None:
         self._release()

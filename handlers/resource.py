@@ -2,8 +2,8 @@
 
 import html
 import logging
+import random
 import re
-import secrets
 from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from types import TracebackType
@@ -30,6 +30,12 @@ FAILED = "The server failed; the log has the cause under this request's id."
 log = logging.getLogger("millrace")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """The id that the client gave its request, or a fresh one; it tells requests apart, and is no secret."""
+    asked = headers.get("X-Request-Id", "")
+    return asked if _REQUEST_ID.fullmatch(asked) else f"{random.getrandbits(64):016x}"
 
 
 class Problem(HTTPError):
@@ -75,11 +81,23 @@ class Resource(RequestHandler):
     body_bytes = 0
     first_byte_seconds: float | None = None
 
+    def clear(self) -> None:
+        self.set_headers: dict[str, str] = {}
+        """The headers that were set, apart from Tornado's own defaults."""
+        super().clear()
+
+    def set_header(self, name: str, value: str) -> None:  # type: ignore[override] # text alone
+        self.set_headers[name] = value
+        super().set_header(name, value)
+
+    def clear_header(self, name: str) -> None:
+        self.set_headers.pop(name, None)
+        super().clear_header(name)
+
     def set_default_headers(self) -> None:
         """Also called when an error clears what was set."""
         if not self.request_id:
-            asked = self.request.headers.get("X-Request-Id", "")
-            self.request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
+            self.request_id = request_id(self.request.headers)
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Server", "Millrace")

@@ -14,7 +14,7 @@ import struct
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +22,7 @@ import orjson
 
 from handlers import conditional
 from handlers.pump import Limits, OpenStreams, Outcome, Pump
+from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
 from media.source import Body, Chunks, Source, SourceError
@@ -38,6 +39,7 @@ class Delivery:
 
     limits: Limits
     open_streams: OpenStreams
+    repeats: Repeats = field(default_factory=Repeats)
 
 
 class StreamResource(Resource):
@@ -99,6 +101,12 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
     _set_caching(response, body)
     if attachment and plan.status != 304:
         response.set_header("Content-Disposition", _disposition(attachment))
+    if body.path and response.request.method == "GET":
+        of_this_answer = {"X-Request-Id", *plan.headers}
+        headers = {name: value for name, value in response.set_headers.items() if name not in of_this_answer}
+        response.delivery.repeats.remember(
+            response.request.uri or "", response.request.headers, body.path, body.facts, headers
+        )
     if response.request.method == "HEAD" or plan.status == 304:
         # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).
         response.flush()

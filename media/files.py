@@ -45,6 +45,8 @@ _PROBE_BYTES = 256 * 1024  # how far apart a region is probed for what is not in
 
 log = logging.getLogger("millrace.files")
 
+# O_NONBLOCK: opening a FIFO would wait for its writer; a regular file ignores it.
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux 4.14; elsewhere every read goes through a thread
 # EAGAIN: not in the page cache. EOPNOTSUPP: a file system that cannot tell.
 _NOT_AT_ONCE = {errno.EAGAIN, errno.EOPNOTSUPP}
@@ -67,6 +69,7 @@ class OpenFile:
     length: int
     modified: datetime
     etag: str
+    path: str
 
 
 @asynccontextmanager
@@ -78,7 +81,7 @@ async def file(root: Path, name: str, media_type: str) -> AsyncGenerator[Body, N
         def cut(start: int, stop: int) -> Chunks:
             return regions(handle.descriptor, start, stop)
 
-        yield Body(facts, chunks=lambda: cut(0, handle.length), slice=cut)
+        yield Body(facts, chunks=lambda: cut(0, handle.length), slice=cut, path=handle.path)
 
 
 @contextmanager
@@ -91,8 +94,8 @@ def opened(root: Path, name: str) -> Iterator[OpenFile]:
         SourceBroken: the disk failed.
     """
     try:
-        # O_NONBLOCK: opening a FIFO would wait for its writer; a regular file ignores it.
-        descriptor = os.open(resolve(root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        path = resolve(root, name)
+        descriptor = os.open(path, _OPEN)
     except OSError as error:
         raise _source_error(error, name) from error
     try:
@@ -103,11 +106,37 @@ def opened(root: Path, name: str) -> Iterator[OpenFile]:
             descriptor,
             length=facts.st_size,
             modified=modified(facts),
-            # Size, mtime in nanoseconds and inode: changes whenever the bytes may have (RFC 9110 §8.8.1).
-            etag=f'"{facts.st_size:x}-{facts.st_mtime_ns:x}-{facts.st_ino:x}"',
+            etag=_entity_tag(facts),
+            path=path,
         )
     finally:
         os.close(descriptor)
+
+
+def read_again(path: str, etag: str, start: int, buffer: memoryview) -> bool:
+    """Fill `buffer` with the bytes from `start` on of a file that was opened before at `path`.
+
+    False: there is no file with this entity tag any more, or the page cache has not all of the bytes.
+    """
+    if not _NOWAIT:
+        return False
+    try:
+        descriptor = os.open(path, _OPEN)
+    except OSError:
+        return False
+    try:
+        if _entity_tag(os.fstat(descriptor)) != etag:
+            return False
+        return not buffer or os.preadv(descriptor, [buffer], start, _NOWAIT) == len(buffer)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _entity_tag(facts: os.stat_result) -> str:
+    """Of size, mtime in nanoseconds and inode: changes whenever the bytes may have (RFC 9110 §8.8.1)."""
+    return f'"{facts.st_size:x}-{facts.st_mtime_ns:x}-{facts.st_ino:x}"'
 
 
 def modified(facts: os.stat_result) -> datetime:

@@ -128,12 +128,14 @@ class Body:
             None: the body cannot be cut.
         ending: gives what makes a live body whole that is ended between two chunks, such as the bracket that
             closes an array.
+        path: of the file whose bytes, all and as they are, are the body; empty: it is no file.
     """
 
     facts: Facts
     chunks: Callable[[], Chunks]
     slice: Callable[[int, int], Chunks] | None = None
     ending: Callable[[], bytes] = bytes
+    path: str = ""
 
 
 Source = AbstractAsyncContextManager[Body]

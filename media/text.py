@@ -65,7 +65,7 @@ async def text(
             yield Body(Facts(PLAIN), chunks=lambda: _paced(_utf8(handle, found, 0), pace_seconds))
         elif found.clean:
             facts = Facts(PLAIN, length=handle.length, etag=handle.etag, modified=handle.modified)
-            yield Body(facts, chunks=lambda: cut(0, handle.length), slice=cut)
+            yield Body(facts, chunks=lambda: cut(0, handle.length), slice=cut, path=handle.path)
         else:
             facts = Facts(PLAIN, etag=f'W/{handle.etag[:-1]}-{found.name}"', modified=handle.modified)
             yield Body(facts, chunks=lambda: _utf8(handle, found, 0))

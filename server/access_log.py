@@ -6,6 +6,8 @@ from urllib.parse import quote
 
 from tornado.web import RequestHandler
 
+from handlers.pump import Outcome
+from handlers.repeats import Sent
 from handlers.resource import Resource
 
 URI_CHARACTERS = 1000
@@ -13,6 +15,8 @@ URI_CHARACTERS = 1000
 
 # Quoted: everything else. Tornado takes bytes above 127 as they come; to a terminal some are commands.
 _PLAIN = string.ascii_letters + string.digits + string.punctuation
+
+_LINE = "%s %s %s %d %s %d B first %.1f ms total %.1f ms %s"
 
 log = logging.getLogger("millrace.access")
 
@@ -24,10 +28,10 @@ def log_response(handler: RequestHandler) -> None:
     first = handler.first_byte_seconds
     total = request.request_time()
     log.info(
-        "%s %s %s %d %s %d B first %.1f ms total %.1f ms %s",
+        _LINE,
         request.remote_ip,
         request.method,
-        quote(request.uri or "", safe=_PLAIN, encoding="latin-1", errors="replace")[:URI_CHARACTERS],
+        _shown(request.uri or ""),
         handler.get_status(),
         handler.outcome,
         handler.body_bytes,
@@ -35,3 +39,16 @@ def log_response(handler: RequestHandler) -> None:
         total * 1000,
         handler.request_id,
     )
+
+
+def log_repeat(remote_ip: str, uri: str, sent: Sent, seconds: float, request_id: str) -> None:
+    """The same for what was answered without a handler."""
+    milliseconds = seconds * 1000
+    uri, status, length = _shown(uri), sent.status, sent.body_bytes
+    log.info(
+        _LINE, remote_ip, "GET", uri, status, Outcome.COMPLETE, length, milliseconds, milliseconds, request_id
+    )
+
+
+def _shown(uri: str) -> str:
+    return quote(uri, safe=_PLAIN, encoding="latin-1", errors="replace")[:URI_CHARACTERS]

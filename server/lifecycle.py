@@ -41,7 +41,10 @@ from tornado.netutil import bind_sockets
 
 from handlers import outgoing
 from handlers.pump import OpenStreams
+from handlers.repeats import Answer, Repeats
+from handlers.resource import request_id
 from media.database import CatalogueError
+from server.access_log import log_repeat
 from server.app import make_app
 from server.resources import Resources, open_resources
 from server.settings import Settings, SettingsError
@@ -146,8 +149,9 @@ def _give_up() -> None:
 class Server(HTTPServer):
     """An HTTPServer that can say which of its connections are at work, and wait until none is."""
 
-    def initialize(self, *args: Any, **kwargs: Any) -> None:
+    def initialize(self, *args: Any, repeats: Repeats, **kwargs: Any) -> None:  # type: ignore[override]
         super().initialize(*args, **kwargs)
+        self.repeats = repeats
         self.at_work: set[object] = set()
         self._resting = asyncio.Event()
         self._resting.set()
@@ -172,7 +176,11 @@ class Server(HTTPServer):
         if self._closing and server_conn in self.at_work:
             cast(HTTP1ServerConnection, server_conn).stream.close()
         self._rest(server_conn)
-        return _Announced(super().start_request(server_conn, request_conn), lambda: self._work(server_conn))
+        return _Request(self, server_conn, request_conn)
+
+    def application_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """What takes the request on behalf of the application."""
+        return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
         self._rest(server_conn)
@@ -184,7 +192,8 @@ class Server(HTTPServer):
             await self._resting.wait()
             await open_streams.ended()
 
-    def _work(self, server_conn: object) -> None:
+    def work(self, server_conn: object) -> None:
+        """The connection has a whole request."""
         self.at_work.add(server_conn)
         self._resting.clear()
 
@@ -194,29 +203,52 @@ class Server(HTTPServer):
             self._resting.set()
 
 
-class _Announced(HTTPMessageDelegate):
-    """Passes a request on, and announces that it is whole."""
+class _Request(HTTPMessageDelegate):
+    """One request: announced when it is whole, and answered again or passed on to the application."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, announce: Callable[[], None]) -> None:
-        self._delegate = delegate
-        self._announce = announce
+    def __init__(self, server: Server, server_conn: object, request_conn: HTTPConnection) -> None:
+        self._server = server
+        self._server_conn = server_conn
+        self._request_conn = request_conn
+        self._delegate: HTTPMessageDelegate | None = None
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
-        if isinstance(start_line, RequestStartLine):
+        assert isinstance(start_line, RequestStartLine)
+        if not start_line.path.startswith("/"):
             # A whole URL in place of a path must be taken (RFC 9112 §3.2.2).
             path = _ABSOLUTE.sub("", start_line.path, count=1) or "/"
             start_line = start_line._replace(path=path if path.startswith(("/", "*")) else "/" + path)
-        return self._delegate.headers_received(start_line, headers)
+        self._began, self._start_line, self._headers = time.monotonic(), start_line, headers
+        self._answer = self._server.repeats.find(start_line, headers)
+        return self._pass_on() if self._answer is None else None
 
     def data_received(self, chunk: bytes) -> Any:
-        return self._delegate.data_received(chunk)
+        return None if self._delegate is None else self._delegate.data_received(chunk)
 
     def finish(self) -> None:
-        self._announce()
+        self._server.work(self._server_conn)
+        if self._answer is not None:
+            if self._repeat(self._answer):
+                return
+            self._pass_on()
+        assert self._delegate is not None
         self._delegate.finish()
 
     def on_connection_close(self) -> None:
-        self._delegate.on_connection_close()
+        if self._delegate is not None:
+            self._delegate.on_connection_close()
+
+    def _pass_on(self) -> Any:
+        self._delegate = self._server.application_request(self._server_conn, self._request_conn)
+        return self._delegate.headers_received(self._start_line, self._headers)
+
+    def _repeat(self, answer: Answer) -> bool:
+        id_ = request_id(self._headers)
+        sent = self._server.repeats.send(answer, self._request_conn, self._headers, id_)
+        if sent is not None:
+            remote_ip = self._request_conn.context.remote_ip  # type: ignore[attr-defined]
+            log_repeat(remote_ip, self._start_line.path, sent, time.monotonic() - self._began, id_)
+        return sent is not None
 
 
 def serve(settings: Settings) -> int:
@@ -244,6 +276,7 @@ async def run(settings: Settings, signals: Signals) -> None:
             resources = await stack.enter_async_context(open_resources(settings, progress=progress))
             server = Server(
                 make_app(resources),
+                repeats=resources.delivery.repeats,
                 max_body_size=REQUEST_BYTES,
                 max_buffer_size=REQUEST_BYTES,
                 idle_connection_timeout=IDLE_SECONDS,

@@ -257,7 +257,9 @@ async def serving(
         app: Application = make_app(resources)
         for pattern, handler, arguments in routes:
             app.add_handlers(".*", [(pattern, handler, {**arguments, "delivery": delivery})])
-        server = lifecycle.Server(app, max_body_size=REQUEST_BYTES, max_buffer_size=REQUEST_BYTES)
+        server = lifecycle.Server(
+            app, repeats=delivery.repeats, max_body_size=REQUEST_BYTES, max_buffer_size=REQUEST_BYTES
+        )
         sockets = bind_sockets(0, "127.0.0.1", family=socket.AF_INET)
         server.add_sockets(sockets)
         resources.accepting = True

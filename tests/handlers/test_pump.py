@@ -1298,7 +1298,7 @@ async def test_a_stream_over_a_socket_that_is_not_tcp(tmp_path: Path, script: Sc
     delivery = Delivery(QUICK, OpenStreams())
     path, handler, arguments = chunks_route("/s", script.chunks, heartbeat=b"~")
     app = Application([(path, handler, {**arguments, "delivery": delivery})], log_function=id)
-    server = lifecycle.Server(app)
+    server = lifecycle.Server(app, repeats=delivery.repeats)
     listening = bind_unix_socket(str(tmp_path / "socket"))
     server.add_socket(listening)
     reader, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))
