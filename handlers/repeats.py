@@ -78,8 +78,7 @@ class Sent:
 class Repeats:
     """The answers of the last moment, by request target."""
 
-    def __init__(self, seconds: float = REPEAT_SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._answers: OrderedDict[str, Answer] = OrderedDict()
         self._buffer = _buffer()
 
@@ -95,7 +94,7 @@ class Repeats:
         varies = tuple((name, asked.get(name)) for name in names)
         whole = conditional.plan("GET", {}, facts, sliceable=True)
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        until = time.monotonic() + self._seconds
+        until = time.monotonic() + REPEAT_SECONDS
         self._answers[target] = Answer(path, facts, whole, fields, varies, until)
         self._answers.move_to_end(target)
         if len(self._answers) > MOST_ANSWERS:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from media import files
-from media.files import file, loaded, opened, read, resolve
-from media.source import SourceBroken, SourceBusy, SourceError, SourceNotFound
+from media.files import file, loaded, opened, read, read_again, regions, resolve
+from media.source import CHUNK_LIMIT, SourceBroken, SourceBusy, SourceError, SourceNotFound
 from tests.conftest import ExpectLog
 
 NFC = unicodedata.normalize("NFC", "가수 é")
@@ -421,3 +421,119 @@ async def test_cancelled_while_a_thread_reads(large: Path, monkeypatch: pytest.M
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def region_lengths(path: Path) -> list[int]:
+    with opened(path.parent, path.name) as handle:
+        async with aclosing(regions(handle.descriptor, 0, handle.length)) as chunks:
+            return [len(chunk) async for chunk in chunks]
+
+
+@pytest.mark.gen_test
+async def test_what_is_in_the_page_cache_is_a_region(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large as they come, and no thread is asked; the short rest is read."""
+    with large.open("ab") as out:
+        out.write(bytes(files.REGION_BYTES - 1_000_000 + 10))
+    preadv = Preadv(monkeypatch, None)
+    assert await region_lengths(large) == [files.REGION_BYTES, 10]
+    assert preadv.waiting == 0
+
+
+@pytest.mark.parametrize("failure", [errno.EAGAIN, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+@pytest.mark.gen_test
+async def test_a_region_that_is_not_there_is_read_ahead(
+    failure: int, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread, a chunk at a time."""
+    with large.open("ab") as out:
+        out.write(bytes(200_000))
+    preadv = Preadv(monkeypatch, failure)
+    assert await region_lengths(large) == [CHUNK_LIMIT, 1_200_000 - CHUNK_LIMIT]
+    assert preadv.waiting == 5
+
+
+@pytest.mark.gen_test
+async def test_a_region_ends_where_the_page_cache_does(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known to be there goes first; the rest is read ahead."""
+    real, asked = os.preadv, []
+
+    def preadv(descriptor: int, buffers: list[bytearray], offset: int, flags: int = 0) -> int:
+        if flags and offset > 600_000:
+            raise BlockingIOError(errno.EAGAIN, "not there")
+        asked.append(flags)
+        return real(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    first = 2 * 262_144  # the last probe that found something
+    assert await region_lengths(large) == [first, 1_000_000 - first]
+    assert asked.count(0) == 2
+
+
+@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.gen_test
+async def test_a_region_of_a_file_that_shrank_is_broken(
+    cold: bool, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found where it is probed, or read ahead."""
+    Preadv(monkeypatch, errno.EAGAIN if cold else None)
+    with opened(large.parent, "large") as handle:
+        os.truncate(large, 500_000)
+        with pytest.raises(SourceBroken, match="shrank"):
+            await anext(regions(handle.descriptor, 0, handle.length))
+
+
+@pytest.mark.parametrize("flags", [0, files._NOWAIT])
+@pytest.mark.gen_test
+async def test_a_region_on_a_failing_disk_is_broken(
+    flags: int, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is probed, and when it is read ahead."""
+
+    def preadv(descriptor: int, buffers: list[bytearray], offset: int, now: int = 0) -> int:
+        raise OSError(errno.EIO if now == flags else errno.EAGAIN, "no")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with opened(large.parent, "large") as handle, pytest.raises(SourceBroken, match="failed"):
+        await anext(regions(handle.descriptor, 0, handle.length))
+
+
+@pytest.mark.gen_test
+async def test_without_such_a_read_every_region_is_read_ahead(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other systems cannot tell what is in the page cache."""
+    monkeypatch.setattr(files, "_NOWAIT", 0)
+    preadv = Preadv(monkeypatch, None)
+    assert await region_lengths(large) == [1_000_000]
+    assert preadv.waiting == 4
+
+
+@pytest.mark.gen_test
+async def test_a_region_ends_at_a_boundary(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the last, which ends where the slice does."""
+    monkeypatch.setattr(files, "REGION_BYTES", 400_000)
+    with opened(large.parent, "large") as handle:
+        chunks = regions(handle.descriptor, 5, 999_999, lambda descriptor, position: position - 7)
+        assert [(chunk.start, chunk.stop) async for chunk in chunks] == [
+            (5, 399_998),
+            (399_998, 799_991),
+            (799_991, 999_999),
+        ]
+
+
+def test_a_file_is_read_again_only_as_it_was(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its entity tag, and only from the page cache."""
+    with opened(large.parent, "large") as handle:
+        path, etag = handle.path, handle.etag
+    buffer = memoryview(bytearray(5))
+    assert read_again(path, etag, 3, buffer)
+    assert bytes(buffer) == large.read_bytes()[3:8]
+    assert read_again(path, etag, 0, buffer[:0])
+    assert not read_again(path, '"other"', 0, buffer)
+    assert not read_again(path, etag, 999_998, buffer)
+    assert not read_again(path + "?", etag, 0, buffer)
+    with monkeypatch.context() as patched:
+        Preadv(patched, errno.EAGAIN)
+        assert not read_again(path, etag, 0, buffer)
+    monkeypatch.setattr(files, "_NOWAIT", 0)
+    assert not read_again(path, etag, 0, buffer)
