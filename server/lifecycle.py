@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from importlib import import_module
 from types import FrameType
 from typing import Any, cast
 
@@ -149,8 +150,9 @@ def _give_up() -> None:
 class Server(HTTPServer):
     """An HTTPServer that can say which of its connections are at work, and wait until none is."""
 
-    def initialize(self, *args: Any, repeats: Repeats, **kwargs: Any) -> None:  # type: ignore[override]
+    def initialize(self, *args: Any, repeats: Repeats, sendfile: bool = True, **kwargs: Any) -> None:  # type: ignore[override]
         super().initialize(*args, **kwargs)
+        self._sendfile = sendfile and outgoing.SUPPORTED
         self.repeats = repeats
         self.at_work: set[object] = set()
         self._resting = asyncio.Event()
@@ -164,7 +166,7 @@ class Server(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """Serve a connection that was accepted."""
-        if not isinstance(stream, SSLIOStream) and outgoing.SUPPORTED:
+        if self._sendfile and not isinstance(stream, SSLIOStream):
             # The other has done nothing yet, and leaves its socket to this one.
             stream = outgoing.Outgoing(
                 stream.socket, max_buffer_size=self.max_buffer_size, read_chunk_size=self.read_chunk_size
@@ -257,8 +259,11 @@ def serve(settings: Settings) -> int:
     Raises:
         SettingsError: the address cannot be listened on, or the database cannot be used.
     """
-    with Signals(settings.drain + BREAK_OFF_SECONDS + EXIT_SECONDS) as signals:
-        asyncio.run(run(settings, signals))
+    with (
+        Signals(settings.drain + BREAK_OFF_SECONDS + EXIT_SECONDS) as signals,
+        asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
+    ):
+        runner.run(run(settings, signals))
     return 0
 
 
@@ -277,6 +282,7 @@ async def run(settings: Settings, signals: Signals) -> None:
             server = Server(
                 make_app(resources),
                 repeats=resources.delivery.repeats,
+                sendfile=settings.sendfile == "on",
                 max_body_size=REQUEST_BYTES,
                 max_buffer_size=REQUEST_BYTES,
                 idle_connection_timeout=IDLE_SECONDS,
@@ -294,6 +300,13 @@ async def run(settings: Settings, signals: Signals) -> None:
         await signals.asked.wait()
         signals.rescan = lambda: None
         await _drain(server, resources.delivery.open_streams, signals.hurried, settings.drain)
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if name == "asyncio":
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    return factory
 
 
 class _Listening(socket.socket):

@@ -17,6 +17,7 @@ import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -106,6 +107,20 @@ class Settings(BaseSettings):
     drain: float = _seconds(10)
     """Time to finish downloads at shutdown; 0: none."""
 
+    sendfile: Literal["on", "off"] = _setting("on", "Process", "SWITCH", "on or off")
+    """Have the kernel send files, where it can.
+
+    Off: they are read, for file systems whose pages the kernel sends wrong.
+    """
+
+    loop: Literal["asyncio", "uvloop", "auto"] = _setting(
+        "asyncio", "Process", "NAME", "asyncio, uvloop or auto"
+    )
+    """Event loop: asyncio, uvloop, or auto.
+
+    uvloop is an extra; auto takes it where it is installed.
+    """
+
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "Log", "LEVEL", "debug, info, warning or error"
     )
@@ -132,6 +147,15 @@ class Settings(BaseSettings):
                 return str(ipaddress.ip_address(value))
             raise ValueError
         return value
+
+    @field_validator("loop")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        if value != "asyncio" and find_spec("uvloop") is None:
+            if value == "uvloop":
+                raise ValueError("asyncio or auto where uvloop is not installed (the extra `uvloop`)")
+            return "asyncio"
+        return value.replace("auto", "uvloop")
 
     @field_validator("media", mode="before")
     @classmethod

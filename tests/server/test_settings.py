@@ -53,6 +53,8 @@ def test_defaults() -> None:
         "heartbeat": 15.0,
         "stall": 30.0,
         "drain": 10.0,
+        "sendfile": "on",
+        "loop": "asyncio",
         "log_level": "info",
     }
 
@@ -62,7 +64,9 @@ def test_every_flag_is_read(library: Path) -> None:
     flags = (
         "--port 0 --address=::1 --database=sqlite+aiosqlite:///c.db --heartbeat 0 --stall=0.5 --drain 86400"
     )
-    settings = read_settings([*flags.split(), "--media", str(library), "--log-level=error"])
+    settings = read_settings(
+        [*flags.split(), "--media", str(library), "--log-level=error", "--sendfile=off", "--loop=uvloop"]
+    )
     assert settings.model_dump() == {
         "port": 0,
         "address": "::1",
@@ -71,6 +75,8 @@ def test_every_flag_is_read(library: Path) -> None:
         "heartbeat": 0.0,
         "stall": 0.5,
         "drain": 86400.0,
+        "sendfile": "off",
+        "loop": "uvloop",
         "log_level": "error",
     }
 
@@ -186,6 +192,8 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--stall", "1e3", SECONDS),
         ("--drain", "86400.1", SECONDS),
         ("--drain", "1,5", SECONDS),
+        ("--sendfile", "true", "on or off"),
+        ("--loop", "", "asyncio, uvloop or auto"),
         ("--log-level", "INFO", "debug, info, warning or error"),
         ("--log-level", "", "debug, info, warning or error"),
     ],
@@ -353,3 +361,17 @@ def test_docs_table_is_the_fields() -> None:
         f"| `{row.flag} {row.value}` | `{row.variable}` | {row.default} | {row.meaning} | {row.right} |"
         for row in rows()
     ]
+
+
+@pytest.mark.parametrize(("installed", "loop"), [(True, "uvloop"), (False, "asyncio")])
+def test_auto_takes_uvloop_where_it_is(installed: bool, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra."""
+    monkeypatch.setattr("server.settings.find_spec", lambda name: object() if installed else None)
+    assert read_settings(["--loop", "auto"]).loop == loop
+
+
+def test_uvloop_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what would do."""
+    monkeypatch.setattr("server.settings.find_spec", lambda name: None)
+    sentence = "--loop must be asyncio or auto where uvloop is not installed (the extra `uvloop`), not"
+    assert refusal("--loop", "uvloop") == f'{sentence} "uvloop"'
