@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import charset_normalizer
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,7 +133,7 @@ def test_one_long_line_is_seen_as_it_is(tmp_path: Path) -> None:
 
 def test_bytes_that_fit_no_encoding_are_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where detection gives up the text is sent all the same, with U+FFFD in it."""
-    monkeypatch.setattr(decoding.charset_normalizer, "from_bytes", lambda sample, **options: NoMatch())
+    monkeypatch.setattr(charset_normalizer, "from_bytes", lambda sample, **options: NoMatch())
     assert found(tmp_path, b"a\xff\xfeb") == DAMAGED
 
 

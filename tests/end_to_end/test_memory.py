@@ -1,0 +1,39 @@
+"""What the process holds before anybody has asked for anything."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import Starter
+
+pytestmark = pytest.mark.slow
+
+MEGABYTE = 1000 * 1000
+
+
+@pytest.mark.parametrize(("module", "target"), [
+    ("charset_normalizer", "/text/korean.txt"), ("jinja2", "/my-large-page.html?rows=1"),
+])  # fmt: skip
+def test_modules_of_some_requests_wait_for_the_first(
+    start: Starter, library: Path, module: str, target: str
+) -> None:
+    """Memory that only some requests need is not taken before there is one; and then it works."""
+    (library / "korean.txt").write_bytes("흐르는 강물\n".encode("cp949") * 10)
+    server = start("--media", str(library), command=(sys.executable, "-X", "importtime", "run.py"))
+    server.logged("library scanned")
+    assert server.get("/text")[0] == 200
+    assert "import time: " in server.log
+    assert f" {module}\n" not in server.log
+    assert server.get(target)[0] == 200
+    server.logged(rf"import time: .* {module}\n")
+
+
+def test_idle_server(start: Starter, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the samples catalogued and nothing asked for yet."""
+    server = start()
+    server.logged("library scanned")
+    idle = server.memory("VmHWM") / MEGABYTE
+    with capsys.disabled():
+        sys.stdout.write(f"\nidle: {idle:.1f} MB\n")
+    assert idle < 80  # 67 were measured; 72 with every module that some request needs
