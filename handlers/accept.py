@@ -1,4 +1,4 @@
-"""Which of several media types a client wants (RFC 9110 §12.5.1)."""
+"""Which of several media types and content codings a client wants (RFC 9110 §12.5.1, §12.5.3)."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ def preferred(accept: str, offers: Sequence[str]) -> str:
     Among equal weights the more specific range wins: `text/event-stream, */*` wants events.
     Parameters of offers and of ranges are not compared.
     """
-    ranges = [_media_range(part) for part in accept.split(",")[:64] if part.strip()]
+    ranges = _weighted(accept)
 
     def rank(offer: str) -> tuple[float, int]:
         kind = offer.partition(";")[0].strip().lower()
@@ -24,7 +24,32 @@ def preferred(accept: str, offers: Sequence[str]) -> str:
     return best if rank(best)[0] > 0 else offers[0]
 
 
-def _media_range(text: str) -> tuple[str, float]:
+def codings(accept_encoding: str, offers: Sequence[str]) -> tuple[str, ...]:
+    """The content codings among `offers` that may be sent, best first; among equals in the order of `offers`.
+
+    One that ranks below the bytes as they are (`identity`) is left out. Empty: send them as they are, even
+    where the client rules that out: a body that it cannot use tells it no less than a refusal.
+    """
+    ranges = [("gzip" if name == "x-gzip" else name, weight) for name, weight in _weighted(accept_encoding)]
+
+    def weight_of(coding: str) -> float:
+        for wanted in (coding, "*"):
+            weights = [weight for name, weight in ranges if name == wanted]
+            if weights:
+                return max(weights)
+        return 0.0
+
+    least = weight_of("identity")
+    acceptable = [coding for coding in offers if weight_of(coding) > 0 and weight_of(coding) >= least]
+    return tuple(sorted(acceptable, key=weight_of, reverse=True))  # stable
+
+
+def _weighted(text: str) -> list[tuple[str, float]]:
+    """The names of a list and their weights, in lower case; at most 64 of them."""
+    return [_with_weight(part) for part in text.split(",")[:64] if part.strip()]
+
+
+def _with_weight(text: str) -> tuple[str, float]:
     name, *parameters = (part.strip().lower() for part in text.split(";"))
     weight = 1.0
     for parameter in parameters:

@@ -39,7 +39,7 @@ class AudioResource(StreamResource):
             raise SourceNotFound(f"no track {number}")
         attachment = track.path.rpartition("/")[2] if flag(args, "download", False) else ""
         if part == ".json":
-            self.send_json(_facts(track))
+            await self.send_json(_facts(track))
         elif part == "/cover":
             await serve(self, cover(self.root, track.path), attachment=attachment and f"cover-{track.id}")
         else:
@@ -57,7 +57,7 @@ class AudioResource(StreamResource):
             asked = {"q": query} if query else {}
             following = "/audio?" + urlencode({**asked, "limit": limit, "after": behind})
             self.set_header("Link", f'<{following}>; rel="next"')
-        self.send_json({"tracks": [_facts(track) for track in tracks], "next": following})
+        await self.send_json({"tracks": [_facts(track) for track in tracks], "next": following})
 
 
 def _facts(track: Track) -> dict[str, object]:

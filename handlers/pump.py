@@ -41,6 +41,7 @@ from typing import Any, TypeVar
 
 from tornado.web import RequestHandler
 
+from handlers.coding import Coder, in_pieces
 from handlers.outgoing import Outgoing, RegionBroken
 from media.files import loaded
 from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken
@@ -155,6 +156,7 @@ class Pump:
         self._live = False
         self._heartbeat = b""
         self._length: int | None = None
+        self._coder: Coder | None = None
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._cancellations = 0
@@ -186,35 +188,46 @@ class Pump:
         return await self._supervised(lambda: stack.enter_async_context(source))
 
     async def send(
-        self, chunks: Chunks, length: int | None = None, *, live: bool = False, heartbeat: bytes = b""
+        self,
+        chunks: Chunks,
+        length: int | None = None,
+        *,
+        live: bool = False,
+        heartbeat: bytes = b"",
+        coder: Coder | None = None,
     ) -> Outcome:
         """Send the chunks and close them. The response has its status and headers set.
 
         Returns when every byte is with the kernel, or with the outcome that tells why not.
 
         Args:
-            length: what the headers promise, in bytes; None: nothing.
+            length: what the chunks add up to, in bytes; None: nobody knows.
             live: the body is endless: draining ends it.
             heartbeat: may stand between two chunks; empty: nothing may.
+            coder: what everything goes through that is sent, heartbeats too; None: it is sent as it is.
 
         Raises:
             SourceBroken: the chunks do not add up to `length`.
             Exception: what the source raised. The connection is left open: `begun` says what can be done.
         """
-        self._live, self._heartbeat, self._length = live, heartbeat, length
+        self._live, self._heartbeat, self._length, self._coder = live, heartbeat, length, coder
         self._began = self._last_write = self._loop.time()
         if live and self._open_streams.draining and not self._connection.stream.closed():
             self.outcome = Outcome.DRAINED
         await self._supervised(lambda: self._forward(chunks))
         return self.outcome or Outcome.COMPLETE
 
-    async def last_words(self, words: bytes) -> None:
-        """Send what is gathered, and `words` behind it, waiting no longer than a closing source may."""
+    async def last_words(self, words: bytes, *, whole: bool) -> None:
+        """Send what is gathered, and `words` behind it, waiting no longer than a closing source may.
+
+        Args:
+            whole: the body ends with them as it should. A coded one that does not has no end.
+        """
         try:
             async with asyncio.timeout(CLEANUP_SECONDS):
                 await self._written()
                 self._gather(words)
-                await self._written()
+                await self._written(whole)
         except TimeoutError:
             log.info("a client did not take the last words of its stream")
 
@@ -294,13 +307,15 @@ class Pump:
         return None if self._ended() else result
 
     async def _forward(self, chunks: Chunks) -> None:
-        if not isinstance(self._connection.stream, Outgoing):
+        if self._coder is not None:
+            chunks = in_pieces(chunks)
+        elif not isinstance(self._connection.stream, Outgoing):
             chunks = loaded(chunks)
         self._timers["tick"] = self._loop.call_soon(self._tick)
         async with aclosing(chunks):
             await self._gather_all(chunks)
         if not self._ended():
-            await self._written()
+            await self._written(whole=True)
 
     async def _gather_all(self, chunks: Chunks) -> None:
         turn_at, turn_bytes = self._loop.time() + self._turn_seconds(), 0
@@ -354,24 +369,26 @@ class Pump:
         if self._in_flight is not None and not self._in_flight.done():
             await asyncio.wait((self._in_flight,))
 
-    async def _written(self) -> None:
-        """Wait until everything is with the kernel."""
+    async def _written(self, whole: bool = False) -> None:
+        """Wait until everything is with the kernel; `whole`: the end of a coded body too."""
         await self._idle()
-        self._flush()
+        self._flush(whole)
         await self._idle()
 
-    def _flush(self) -> None:
+    def _flush(self, whole: bool = False) -> None:
         """Hand what is gathered to the connection; the headers alone if it is nothing and they are due."""
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
-        if gathered or not self._headers_sent:
-            self._write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+        if gathered or not self._headers_sent or (whole and self._coder is not None):
+            self._write(gathered[0] if len(gathered) == 1 else b"".join(gathered), whole)
 
-    def _write(self, chunk: bytes | memoryview) -> None:
-        """Give the chunk to the connection, behind the headers if these are not sent."""
+    def _write(self, chunk: bytes | memoryview, whole: bool = False) -> None:
+        """Give the chunk to the connection, coded, behind the headers if these are not sent."""
         self._last_write = self._loop.time()
         if self._connection.stream.closed():
             return
         try:
+            if self._coder is not None:
+                chunk = self._coder.coded(chunk, last=whole)
             self._write_bytes(chunk)
         except Exception as error:  # the caller may be the loop, and nobody above it
             self._fail(error)

@@ -102,6 +102,11 @@ class Resource(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Server", "Millrace")
 
+    def vary_by(self, name: str) -> None:
+        """Say that the answer depends on this header of the request, too."""
+        known = self.set_headers.get("Vary")
+        self.set_header("Vary", f"{known}, {name}" if known else name)
+
     def answer(self, **parts: str) -> Awaitable[None]:
         """Answer a GET or HEAD. May raise Problem and SourceError."""
         raise NotImplementedError
@@ -139,12 +144,6 @@ class Resource(RequestHandler):
             return value.decode()
         except UnicodeDecodeError as error:
             raise Problem(400, "The path must be percent-encoded UTF-8.") from error
-
-    def send_json(self, value: object) -> None:
-        """Answer with JSON that is made anew each time; bytes are JSON already."""
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", "no-store")
-        self.finish(value if isinstance(value, bytes) else orjson.dumps(value))
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
         """Finish, counting a body that was not streamed; not complete if its client has gone by then."""

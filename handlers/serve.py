@@ -21,11 +21,12 @@ from urllib.parse import quote
 import orjson
 
 from handlers import conditional
+from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
 from handlers.pump import Limits, OpenStreams, Outcome, Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
-from media.source import Body, Chunks, Source, SourceError
+from media.source import Body, Chunks, Facts, Source, SourceError
 
 RETRY_MILLISECONDS = (1000, 5000)
 """Drained event streams come back after a random time between these, so that not all come at once."""
@@ -35,11 +36,16 @@ log = logging.getLogger("millrace.serve")
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What every streamed response is sent with."""
+    """What every streamed response is sent with.
+
+    Args:
+        compression: zlib's level for what is coded on its way; 0: nothing is.
+    """
 
     limits: Limits
     open_streams: OpenStreams
     repeats: Repeats = field(default_factory=Repeats)
+    compression: int = LEVEL
 
 
 class StreamResource(Resource):
@@ -51,6 +57,18 @@ class StreamResource(Resource):
         self.is_events = False
         self.close_delimited = False
         self.ended = False
+
+    async def send_json(self, value: object) -> None:
+        """Answer with JSON that is made anew each time; bytes are JSON already."""
+        content = value if isinstance(value, bytes) else orjson.dumps(value)
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.vary_by("Accept-Encoding")
+        facts = _facts(self, Facts("application/json", length=len(content)), sliceable=False)
+        if facts.coding:
+            self.set_header("Content-Encoding", facts.coding)
+            content = await whole_coded(content, self.delivery.compression)
+        self.finish(content)
 
     def on_connection_close(self) -> None:
         """The client has gone: Tornado tells us at once, and cancels nothing by itself."""
@@ -86,8 +104,11 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
 
 
 async def _respond(response: StreamResource, pump: Pump, body: Body, attachment: str) -> None:
+    if can_be_coded(body.facts.media_type):
+        response.vary_by("Accept-Encoding")
+    facts = _facts(response, body.facts, body.slice is not None)
     plan = conditional.plan(
-        response.request.method or "", response.request.headers, body.facts, body.slice is not None
+        response.request.method or "", response.request.headers, facts, body.slice is not None
     )
     headers = dict(plan.headers)
     if plan.status == 412:
@@ -99,38 +120,60 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
     for name, value in headers.items():
         response.set_header(name, value)
     _set_caching(response, body)
+    if facts.coding and plan.status != 304:
+        response.set_header("Content-Encoding", facts.coding)
     if attachment and plan.status != 304:
         response.set_header("Content-Disposition", _disposition(attachment))
     if body.path and response.request.method == "GET":
-        of_this_answer = {"X-Request-Id", *plan.headers}
-        headers = {name: value for name, value in response.set_headers.items() if name not in of_this_answer}
-        response.delivery.repeats.remember(
-            response.request.uri or "", response.request.headers, body.path, body.facts, headers
-        )
+        _remember(response, body, plan)
     if response.request.method == "HEAD" or plan.status == 304:
         # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).
         response.flush()
         response.finish()
         return
-    await _send(response, pump, body, plan)
+    coder = None
+    if facts is not body.facts:
+        coder = Coder(response.delivery.compression, live=facts.live)
+    await _send(response, pump, body, plan, coder)
 
 
-async def _send(response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan) -> None:
+def _facts(response: StreamResource, facts: Facts, sliceable: bool) -> Facts:
+    """Those of the representation that is sent: `facts` themselves, or what the coded one makes of them."""
+    if not response.delivery.compression:
+        return facts
+    return coded_facts(response.request.method or "", response.request.headers, facts, sliceable)
+
+
+def _remember(response: StreamResource, body: Body, plan: conditional.Plan) -> None:
+    """Leave the answer for who asks again, if without conditions it would be of the same bytes."""
+    if _facts(response, body.facts, sliceable=False) is not body.facts:
+        return  # coded, or as they are for the sake of a Range or an If-Match
+    of_this_answer = {"X-Request-Id", *plan.headers}
+    headers = {name: value for name, value in response.set_headers.items() if name not in of_this_answer}
+    response.delivery.repeats.remember(
+        response.request.uri or "", response.request.headers, body.path, body.facts, headers
+    )
+
+
+async def _send(
+    response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan, coder: Coder | None
+) -> None:
     if response.request.version == "HTTP/1.0" and "Content-Length" not in plan.headers:
         response.close_delimited = True
         # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
         response.request.headers.pop("Connection", None)
     response.is_events = body.facts.media_type == "text/event-stream"
-    length = plan.headers.get("Content-Length")
+    promised = plan.headers.get("Content-Length")
     outcome = await pump.send(
         _chunks(body, plan),
-        None if length is None else int(length),
+        body.facts.length if promised is None else int(promised),
         live=body.facts.live,
         heartbeat=body.facts.heartbeat,
+        coder=coder,
     )
     if outcome is Outcome.DRAINED and body.facts.live:
         retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
-        await pump.last_words(retry if response.is_events else body.ending())
+        await pump.last_words(retry if response.is_events else body.ending(), whole=True)
         _end(response, pump, whole=True)
     else:
         _end(response, pump, whole=outcome is Outcome.COMPLETE)
@@ -156,7 +199,7 @@ async def _break_off(response: StreamResource, pump: Pump, error: BaseException)
         if response.is_events:
             document = response.problem_document(problem.status_code, problem.detail)
             words = sse_event(orjson.dumps(document), event="error")
-        await pump.last_words(words)
+        await pump.last_words(words, whole=False)
     finally:
         _end(response, pump, whole=False)
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from handlers.accept import preferred
-from handlers.resource import Resource
 from handlers.serve import Delivery, StreamResource, serve
 from media.generated import Stream, StreamRequest
 from media.parameters import choice
@@ -11,14 +10,15 @@ from media.records import FORMATS, Format
 from media.source import SourceNotFound
 
 
-class StreamsResource(Resource):
+class StreamsResource(StreamResource):
     """GET /streams: what there is, as JSON."""
 
-    def initialize(self, streams: Mapping[str, Stream]) -> None:
+    def initialize(self, delivery: Delivery, streams: Mapping[str, Stream]) -> None:  # type: ignore[override]
+        super().initialize(delivery)
         self.streams = streams
 
     async def answer(self, **parts: str) -> None:
-        self.send_json(
+        await self.send_json(
             {
                 "streams": [
                     {

@@ -62,7 +62,7 @@ class TextResource(StreamResource):
     async def answer(self, name: str | None = None) -> None:  # type: ignore[override]
         args = self.args
         if name is None and "file_name" not in args:
-            self.send_json(await self.texts.as_json())
+            await self.send_json(await self.texts.as_json())
             return
         name = name or text(args, "file_name")
         pace_seconds = number(args, "pace", 0, most=3600, unit="seconds")

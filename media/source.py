@@ -106,6 +106,7 @@ class Facts:
         live: endless. A server that shuts down ends it at a chunk, and it is whole as far as it goes.
         heartbeat: bytes that may stand between any two chunks to show that the server lives.
             Empty: nothing may.
+        coding: content coding that the bytes have, `gzip` or another (RFC 9110 §8.4.1). Empty: none.
     """
 
     media_type: str
@@ -114,6 +115,7 @@ class Facts:
     modified: datetime | None = None
     live: bool = False
     heartbeat: bytes = b""
+    coding: str = ""
 
 
 @dataclass(frozen=True, slots=True)

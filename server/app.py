@@ -28,7 +28,7 @@ def make_app(resources: Resources) -> Application:
             (r"/text/(?P<name>.+)", TextResource, text),
             (r"/audio", AudioResource, audio),
             (r"/audio/(?P<id>[0-9]+)(?P<part>|\.json|/cover)", AudioResource, audio),
-            (r"/streams", StreamsResource, {"streams": STREAMS}),
+            (r"/streams", StreamsResource, stream),
             (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
             (r"/stream/(?P<name>.+)", NamedStreamResource, stream),
             (r"/large\.csv", NamedStreamResource, {**stream, "default": "large.csv"}),

@@ -91,7 +91,8 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             raise SettingsError(f"--database cannot be used: {error}") from error
         scanner = Scanner(settings.media, catalogue, progress=progress)
         stack.push_async_callback(scanner.stop)
-        yield Resources(settings.media, catalogue, scanner, Delivery(limits, OpenStreams()))
+        delivery = Delivery(limits, OpenStreams(), compression=settings.compression)
+        yield Resources(settings.media, catalogue, scanner, delivery)
 
 
 def _summary(found: ScanResult) -> str:

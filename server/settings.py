@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     uvloop is an extra; auto takes it where it is installed.
     """
 
+    compression: int = _setting(4, "Streams", "LEVEL", "a whole number from 0 to 9", ge=0, le=9)
+    """Level of gzip for texts, 1 fast to 9 small; 0: none."""
+
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "Log", "LEVEL", "debug, info, warning or error"
     )
@@ -128,11 +131,11 @@ class Settings(BaseSettings):
 
     # A ValueError below says what would be right, or nothing where the field's own words do.
 
-    @field_validator("port", "heartbeat", "stall", "drain", mode="before")
+    @field_validator("port", "heartbeat", "stall", "drain", "compression", mode="before")
     @classmethod
     def _is_plain_number(cls, value: object, field: ValidationInfo) -> object:
         # pydantic would also take `1_000`, ` 7 `, `1e3` and `nan`.
-        pattern = r"[0-9]+" if field.field_name == "port" else r"[0-9]+(\.[0-9]+)?"
+        pattern = r"[0-9]+" if field.field_name in ("port", "compression") else r"[0-9]+(\.[0-9]+)?"
         if isinstance(value, str) and not re.fullmatch(pattern, value):
             raise ValueError
         return value

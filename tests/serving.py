@@ -13,6 +13,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from handlers.coding import LEVEL
 from handlers.pump import Limits, OpenStreams
 from handlers.serve import Delivery, StreamResource, serve
 from media.catalogue import Catalogue
@@ -240,6 +241,7 @@ async def serving(
     *,
     limits: Limits = Limits(),  # noqa: B008, frozen
     scan: bool = True,
+    compression: int = LEVEL,
     routes: "Sequence[Route]" = (),
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
@@ -250,7 +252,7 @@ async def serving(
     """
     catalogue = Catalogue(f"sqlite+aiosqlite:///{root}.sqlite3")
     async with catalogue if scan else nullcontext():
-        delivery = Delivery(limits, OpenStreams())
+        delivery = Delivery(limits, OpenStreams(), compression=compression)
         resources = Resources(root, catalogue, Scanner(root, catalogue, progress=False), delivery)
         if scan:
             await resources.scanner.start()

@@ -1,8 +1,8 @@
-"""Which of several media types a client wants."""
+"""Which of several media types and content codings a client wants."""
 
 import pytest
 
-from handlers.accept import preferred
+from handlers.accept import codings, preferred
 
 TEXT, EVENTS, JSON = "text/plain; charset=utf-8", "text/event-stream", "application/json"
 
@@ -44,3 +44,41 @@ def test_a_long_list_is_cut() -> None:
     """What a client may send is unbounded; nobody has 64 wishes."""
     assert preferred("a/b," * 64 + "text/event-stream", [TEXT, EVENTS]) == TEXT
     assert preferred("a/b," * 63 + "text/event-stream", [TEXT, EVENTS]) == EVENTS
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "wanted"),
+    [
+        ("", ()),
+        (",, ,", ()),
+        ("identity", ()),
+        ("deflate", ()),
+        ("gzip", ("gzip",)),
+        ("GZip", ("gzip",)),
+        ("x-gzip", ("gzip",)),
+        ("gzip;q=0", ()),
+        ("gzip;q=0.000", ()),
+        ("gzip;q=0.001", ("gzip",)),
+        ("gzip; Q=0.5 ", ("gzip",)),
+        ("gzip;q=high", ()),
+        ("gzip, deflate", ("gzip",)),
+        ("gzip, deflate, br, zstd", ("br", "zstd", "gzip")),
+        ("gzip, br;q=0.9, zstd;q=0.8", ("gzip", "br", "zstd")),
+        ("gzip;q=0.5, br;q=0.5", ("br", "gzip")),
+        ("*", ("br", "zstd", "gzip")),
+        ("*;q=0", ()),
+        ("*;q=0, gzip", ("gzip",)),
+        ("*;q=0.1, br;q=0", ("zstd", "gzip")),
+        ("gzip;q=1.0, identity; q=0.5, *;q=0", ("gzip",)),
+        ("identity, gzip", ("gzip",)),
+        ("identity, gzip;q=0.9", ()),
+        ("identity;q=0.5, gzip;q=0.4, br", ("br",)),
+        ("*;q=0.5, gzip;q=0.2", ("br", "zstd")),
+        ("identity;q=0", ()),
+        ("identity;q=0, gzip;q=0.1", ("gzip",)),
+        ("gzip;q=0, gzip;q=0.7", ("gzip",)),
+    ],
+)
+def test_codings(accept_encoding: str, wanted: tuple[str, ...]) -> None:
+    """By weight, then in our own order (RFC 9110 §12.5.3); never what ranks below the bytes as they are."""
+    assert codings(accept_encoding, ("br", "zstd", "gzip")) == wanted

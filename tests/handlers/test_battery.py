@@ -292,7 +292,7 @@ def test_row(served: Served, row: Row, path: str) -> None:
     assert headers["ETag"] == etag
     assert headers["Last-Modified"] == MODIFIED
     assert headers["Cache-Control"] == "no-cache"
-    assert headers.get("Vary") == ("Accept" if path == TEXT else None)
+    assert headers.get("Vary") == ("Accept, Accept-Encoding" if path == TEXT else None)
     if row.status == 304:
         assert response.body == b""
         assert not {"Content-Type", "Content-Length", "Content-Range", "Transfer-Encoding"} & set(headers)

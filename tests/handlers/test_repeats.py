@@ -1,5 +1,6 @@
 """Small answers from files, given again: never something else than the ordinary way says."""
 
+import gzip
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -248,3 +249,21 @@ async def test_pipelined_answers_arrive_in_order(library: Path, watch: Watch) ->
     responses = Response.all(client.received, ["GET"] * len(ranges))
     assert [response.body for response in responses] == [content[start:stop] for start, stop in ranges]
     assert len(watch.sent) == len(ranges)
+
+
+@pytest.mark.gen_test
+async def test_a_coded_answer_is_not_given_again(library: Path, watch: Watch) -> None:
+    """Nor is one that was sent as it is for the sake of its range; each accepted coding has its own."""
+    text, gzipped = TEXT.encode(), {"accept_encoding": "gzip"}
+    async with serving(library, scan=False) as server, server.connect() as client:
+        for _ in range(2):
+            assert gzip.decompress((await ask(client, "/text/a.txt", **gzipped)).body) == text
+            part = await ask(client, "/text/a.txt", range="bytes=0-5", **gzipped)
+            assert (part.status, part.body) == (206, text[:6])
+            match = await ask(client, "/text/a.txt", if_match=part.headers["ETag"], **gzipped)
+            assert (match.status, match.body) == (200, text)
+        assert not watch.sent
+        for _ in range(2):
+            assert (await ask(client, "/text/a.txt")).body == text
+            assert gzip.decompress((await ask(client, "/text/a.txt", **gzipped)).body) == text
+    assert len(watch.sent) == 1

@@ -191,7 +191,7 @@ async def test_utf8_is_sent_byte_for_byte(tmp_path: Path, mark: bytes) -> None:
         head = await server.get("/text/song", "HEAD")
     assert response.body == mark + SONG.encode()
     assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert response.headers["Vary"] == "Accept"
+    assert response.headers["Vary"] == "Accept, Accept-Encoding"
     for name in ("Content-Length", "ETag", "Last-Modified", "Accept-Ranges", "Content-Type", "Vary"):
         assert head.headers[name] == response.headers[name]
 
@@ -211,7 +211,7 @@ async def test_another_encoding_becomes_utf8(tmp_path: Path, query: str) -> None
     assert "Accept-Ranges" not in response.headers
     assert "Content-Length" not in response.headers
     assert response.headers["Cache-Control"] == "no-cache"
-    assert (unchanged.status, unchanged.headers["Vary"]) == (304, "Accept")
+    assert (unchanged.status, unchanged.headers["Vary"]) == (304, "Accept, Accept-Encoding")
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ async def test_events_or_text(tmp_path: Path, query: str, accept: str, is_events
         head = await server.get(f"/text/song{query}", "HEAD", accept=accept)
     wanted = "text/event-stream" if is_events else "text/plain; charset=utf-8"
     assert response.headers["Content-Type"] == head.headers["Content-Type"] == wanted
-    assert response.headers["Vary"] == "Accept"
+    assert response.headers["Vary"] == ("Accept" if is_events else "Accept, Accept-Encoding")
     assert response.headers["Cache-Control"] == ("no-store" if is_events else "no-cache")
     assert (response.body == SONG.encode()) != is_events
 

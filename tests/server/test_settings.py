@@ -55,6 +55,7 @@ def test_defaults() -> None:
         "drain": 10.0,
         "sendfile": "on",
         "loop": "asyncio",
+        "compression": 4,
         "log_level": "info",
     }
 
@@ -63,6 +64,7 @@ def test_every_flag_is_read(library: Path) -> None:
     """Each flag sets its field, with the value behind a space or behind `=`."""
     flags = (
         "--port 0 --address=::1 --database=sqlite+aiosqlite:///c.db --heartbeat 0 --stall=0.5 --drain 86400"
+        " --compression=0"
     )
     settings = read_settings(
         [*flags.split(), "--media", str(library), "--log-level=error", "--sendfile=off", "--loop=uvloop"]
@@ -77,6 +79,7 @@ def test_every_flag_is_read(library: Path) -> None:
         "drain": 86400.0,
         "sendfile": "off",
         "loop": "uvloop",
+        "compression": 0,
         "log_level": "error",
     }
 
@@ -194,6 +197,8 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--drain", "1,5", SECONDS),
         ("--sendfile", "true", "on or off"),
         ("--loop", "", "asyncio, uvloop or auto"),
+        ("--compression", "10", "a whole number from 0 to 9"),
+        ("--compression", "4.5", "a whole number from 0 to 9"),
         ("--log-level", "INFO", "debug, info, warning or error"),
         ("--log-level", "", "debug, info, warning or error"),
     ],
