@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 import orjson
 
-from handlers.accept import preferred
+from handlers.accept import codings, preferred
 from handlers.serve import Delivery, StreamResource, serve
 from media.decoding import EncodingCache, encoding_named
-from media.library import text_files
+from media.library import SIDECARS, text_files
 from media.parameters import choice, flag, number, text, whole
 from media.text import EVENTS, PLAIN, text_events
 from media.text import text as plain_text
@@ -75,7 +75,14 @@ class TextResource(StreamResource):
         wished = preferred(self.request.headers.get("Accept", ""), [PLAIN, EVENTS.media_type])
         default = "sse" if wished == EVENTS.media_type else "text"
         if choice(args, "format", default, ("text", "sse")) == "text":
-            source = plain_text(self.root, name, self.encodings, encoding=encoding, pace_seconds=pace_seconds)
+            source = plain_text(
+                self.root,
+                name,
+                self.encodings,
+                encoding=encoding,
+                pace_seconds=pace_seconds,
+                codings=codings(self.request.headers.get("Accept-Encoding", ""), list(SIDECARS)),
+            )
         else:
             source = text_events(
                 self.root,

@@ -45,6 +45,9 @@ MEDIA_TYPES = {
 }
 """What counts as audio, by the end of the name in any case: what browsers play, and nothing else."""
 
+SIDECARS = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}
+"""What stands behind a text's name where it lies coded beside itself, by content coding; the best first."""
+
 WINDOW_BYTES = 64 * 1024
 """Content identity: three windows of this size, at the start, in the middle and at the end."""
 
@@ -121,11 +124,15 @@ async def scan(root: Path, catalogue: Catalogue, *, progress: bool = False) -> S
 def text_files(root: Path) -> Iterator[TextFile]:
     """The texts of the library, by name: what is neither hidden nor audio and looks like text. Blocking.
 
+    A file that is another one coded is left out, for a short one may look like text.
+
     Raises:
         LibraryError: the folder cannot be read.
     """
-    for name, facts in sorted(_files(root, {}), key=lambda file: file[0]):
-        if _media_type(name) is None and _is_text(root / name):
+    files = dict(_files(root, {}))
+    sidecars = {name + ending for name in files for ending in SIDECARS.values()}
+    for name, facts in sorted(files.items()):
+        if _media_type(name) is None and name not in sidecars and _is_text(root / name):
             yield TextFile(name, facts.st_size, modified(facts))
 
 

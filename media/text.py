@@ -7,13 +7,13 @@ so that a client that comes back goes on exactly there.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 from media import decoding
 from media.files import OpenFile, opened, read, regions
-from media.library import MEDIA_TYPES
+from media.library import MEDIA_TYPES, SIDECARS
 from media.records import FORMATS, sse_event
 from media.source import (
     CHUNK_LIMIT,
@@ -44,18 +44,21 @@ async def text(
     *,
     encoding: str = "",
     pace_seconds: float = 0,
+    codings: Sequence[str] = (),
 ) -> AsyncGenerator[Body, None]:
-    """The source of a text file as `text/plain` in UTF-8.
+    """The source of a text file as `text/plain` in UTF-8, or of the same coded where that lies beside it.
 
     Args:
         encodings: what earlier requests found out.
         encoding: Python's name of the file's encoding, where the client knows it; empty: find out.
         pace_seconds: the pause after every line; 0: none.
+        codings: content codings that the client takes, best first, each one of `SIDECARS`.
 
     Raises:
         SourceNotFound: there is no such file, or it is not text.
     """
-    with opened(root, name) as handle:
+    with ExitStack() as stack:
+        handle = stack.enter_context(opened(root, name))
         found = await _encoding(handle, name, encodings, encoding)
 
         def cut(start: int, stop: int) -> Chunks:
@@ -64,6 +67,10 @@ async def text(
         if pace_seconds:
             yield Body(Facts(PLAIN), chunks=lambda: _paced(_utf8(handle, found, 0), pace_seconds))
         elif found.clean:
+            for coding in codings:
+                if sidecar := _sidecar(root, name + SIDECARS[coding], handle, stack):
+                    yield _coded(sidecar, coding)
+                    return
             facts = Facts(PLAIN, length=handle.length, etag=handle.etag, modified=handle.modified)
             yield Body(facts, chunks=lambda: cut(0, handle.length), slice=cut, path=handle.path)
         else:
@@ -133,6 +140,30 @@ async def _encoding(
     if found is None:
         raise SourceNotFound(f"not text: {name!r}")
     return found
+
+
+def _sidecar(root: Path, name: str, text: OpenFile, stack: ExitStack) -> OpenFile | None:
+    """The file `name`, opened on `stack`, if it can be `text` coded; None: it cannot, or is not there.
+
+    One that is older is of another text. Whole seconds are compared: brotli copies a file's time without the
+    rest. One that is no shorter, or empty, is no gain: it is being written, or the text is short.
+    """
+    try:
+        sidecar = stack.enter_context(opened(root, name))
+    except SourceNotFound:
+        return None
+    fits = sidecar.modified >= text.modified and 0 < sidecar.length < text.length
+    return sidecar if fits else None
+
+
+def _coded(sidecar: OpenFile, coding: str) -> Body:
+    """A body of its own: its tag, its length and its ranges are those of the coded bytes."""
+
+    def cut(start: int, stop: int) -> Chunks:
+        return regions(sidecar.descriptor, start, stop)
+
+    facts = Facts(PLAIN, sidecar.length, sidecar.etag, sidecar.modified, coding=coding)
+    return Body(facts, chunks=lambda: cut(0, sidecar.length), slice=cut)
 
 
 def _utf8(handle: OpenFile, encoding: decoding.Encoding, start: int) -> ByteChunks:
