@@ -28,6 +28,19 @@ FLAGS = [
 ]
 LYRIC = (ROOT / "media" / "samples" / "text_sample").read_text(encoding="utf-8")
 _CONTENT_RANGE = re.compile("bytes ([0-9]+)-")
+READ_LINES = """async address => {
+    const response = await fetch(address);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = '';
+    while (text.split('\\n').length < 4) text += (await reader.read()).value;
+    await reader.cancel();
+    return text;
+}"""
+FIRST_EVENT = """address => new Promise((resolve, reject) => {
+    const source = new EventSource(address);
+    source.onmessage = event => { source.close(); resolve(event.data); };
+    source.onerror = reject;
+})"""
 CAN_PLAY = "type => document.createElement('audio').canPlayType(type)"
 
 
@@ -392,3 +405,18 @@ def test_failing_track_that_was_chosen_stays(browser: Browser, start: Starter, l
     page.wait_for_timeout(3500)
     expect(page.locator("#now-title")).to_have_text("1")
     page.close()
+
+
+def test_gzip_is_decoded_as_it_comes(page: Page, samples: Process) -> None:
+    """Chromium asks for it by itself, an EventSource too; and that one gets its events as they are."""
+    codings: dict[str, str] = {}
+    page.on(
+        "response", lambda answer: codings.update({answer.url: answer.headers.get("content-encoding", "")})
+    )
+    page.goto(samples.url)
+    lines, events = f"{samples.url}/stream?sleep=0.2", f"{samples.url}/text/mill_stream.txt?format=sse"
+    for line in page.evaluate(READ_LINES, lines).splitlines()[:3]:
+        assert line.startswith("[  ")
+    assert page.evaluate(FIRST_EVENT, events)
+    coded = {f"{samples.url}/", f"{samples.url}/static/app.js", lines}
+    assert {url: codings[url] for url in (*coded, events)} == {**dict.fromkeys(coded, "gzip"), events: ""}
