@@ -379,14 +379,15 @@ class Pump:
         """Hand what is gathered to the connection; the headers alone if it is nothing and they are due."""
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
         if gathered or not self._headers_sent or (whole and self._coder is not None):
-            self._write(gathered[0] if len(gathered) == 1 else b"".join(gathered), whole)
+            self._write(*gathered, whole=whole)
 
-    def _write(self, chunk: bytes | memoryview, whole: bool = False) -> None:
-        """Give the chunk to the connection, coded, behind the headers if these are not sent."""
+    def _write(self, *chunks: bytes | memoryview, whole: bool = False) -> None:
+        """Give the chunks to the connection as one, coded, behind the headers if these are not sent."""
         self._last_write = self._loop.time()
         if self._connection.stream.closed():
             return
         try:
+            chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             if self._coder is not None:
                 chunk = self._coder.coded(chunk, last=whole)
             self._write_bytes(chunk)

@@ -1291,6 +1291,28 @@ async def test_a_failure_that_leaves_nothing_to_send(
     assert access_log.endings == [("failed", 100_000)]
 
 
+@pytest.mark.parametrize("before", [(), (b"before",)], ids=["first", "later"])
+@pytest.mark.gen_test
+async def test_chunks_that_cannot_be_joined(
+    tmp_path: Path, access_log: AccessLog, expect_log: ExpectLog, before: tuple[bytes, ...]
+) -> None:
+    """What the loop finds out while it sends what is gathered is a failure of the body, not a gap in it."""
+    expect_log("millrace.serve" if before else "millrace", 40, "TypeError")
+
+    async def chunks() -> Chunks:
+        for chunk in before:
+            yield chunk
+            await asyncio.sleep(0)
+        yield "two "  # type: ignore[misc]
+        yield "texts"  # type: ignore[misc]
+        await asyncio.sleep(60)
+
+    async with serving(tmp_path, scan=False, routes=[chunks_route("/s", chunks)]) as server:
+        response = await server.get("/s")
+        await eventually(lambda: access_log.endings)
+    assert (response.status, response.whole) == ((200, False) if before else (500, True))
+
+
 @pytest.mark.slow
 @pytest.mark.gen_test
 async def test_a_stream_over_a_socket_that_is_not_tcp(tmp_path: Path, script: Script) -> None:
