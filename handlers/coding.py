@@ -1,11 +1,14 @@
-"""gzip for bodies that are text, made while they are sent (RFC 9110 §8.4.1.3).
+"""gzip or zstd of bodies that are text, made while they are sent (RFC 9110 §8.4.1, RFC 8878).
 
-What is coded at a time can be decoded at once: a line of a slow stream is held back by nobody. The pump hands
-over up to 64 KiB of a fast one, so the flush behind it costs five bytes in as many.
+What is coded at a time can be decoded at once: a line of a slow stream is held back by nobody. Of a fast one
+the pump hands over up to 64 KiB at a time, where the five bytes of a flush are nothing.
 
 Level 4 of zlib 1.2.13 takes 9 ms a MB of large.csv and leaves 29 % of it; of English prose 14 ms and 40 %.
 Level 1 takes 5 and 8 ms and leaves 34 and 45 %. Level 6 takes 29 and 31 ms and leaves 28 and 39 %: more than
 twice the work for a twentieth. Each stream holds 262 KB while it is open, an endless one 38.
+
+zstd, where its library is installed, is for bodies that end: at level 2 it takes 1.8 ms a MB of large.csv and
+leaves 15 %, of prose 2.2 ms and 47 %, and holds 628 KB. Of a line at a time it leaves no less than gzip does.
 
 An entity tag of what is coded on the way is weak, because where the flushes fall is the network's doing; and
 another one than the file's, so that nobody takes a part of the one for a part of the other.
@@ -16,15 +19,21 @@ import zlib
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from handlers.accept import codings
 from media.files import loaded
 from media.source import ByteChunks, Chunks, Facts
 
-LEVEL = 4
-"""zlib's level where no other is set; 0 is none."""
+try:
+    import zstandard
+except ImportError:  # the extra `zstd`
+    zstandard = None  # type: ignore[assignment]
 
-GZIP = "gzip"
+LEVEL = 4
+"""gzip's level where no other is set; 0 is none."""
+
+GZIP, ZSTD = "gzip", "zstd"
 
 PIECE_BYTES = 64 * 1024
 """What is coded in one go, about: 0.9 ms of the loop at level 4."""
@@ -36,6 +45,10 @@ _WHOLE_WINDOW = (15, 8)  # window bits and memLevel: zlib's own
 # Line by line it leaves 37 % of order records instead of 31, and of a lyric 30 as the other.
 _SMALL_WINDOW = (12, 5)
 
+_ZSTD_LEVEL = 2
+# 128 KiB. Level 3 with its own 2 MiB leaves 12 % of the rows, and holds 3 MB.
+_ZSTD_WINDOW_LOG = 17
+
 _CODED_TYPES = {"application/json", "application/x-ndjson", "image/svg+xml"}
 
 
@@ -43,15 +56,22 @@ class Coder:
     """The coding of one body.
 
     Args:
-        level: 1, fast, to 9, small.
+        coding: gzip or zstd.
+        level: of gzip: 1, fast, to 9, small.
         live: the body is endless, and may be open for days: less memory, a little more on the wire.
     """
 
-    def __init__(self, level: int, *, live: bool = False) -> None:
-        window_bits, memory_level = _SMALL_WINDOW if live else _WHOLE_WINDOW
-        # 16: with gzip's header and trailer.
-        self._deflate = zlib.compressobj(level, zlib.DEFLATED, 16 + window_bits, memory_level)
+    def __init__(self, coding: str, level: int, *, live: bool = False) -> None:
         self._ended = False
+        if coding == ZSTD:
+            how = zstandard.ZstdCompressionParameters.from_level(_ZSTD_LEVEL, window_log=_ZSTD_WINDOW_LOG)
+            self._work: Any = zstandard.ZstdCompressor(compression_params=how).compressobj()
+            self._flush, self._finish = zstandard.COMPRESSOBJ_FLUSH_BLOCK, zstandard.COMPRESSOBJ_FLUSH_FINISH
+        else:
+            window_bits, memory_level = _SMALL_WINDOW if live else _WHOLE_WINDOW
+            # 16: with gzip's header and trailer.
+            self._work = zlib.compressobj(level, zlib.DEFLATED, 16 + window_bits, memory_level)
+            self._flush, self._finish = zlib.Z_SYNC_FLUSH, zlib.Z_FINISH
 
     def coded(self, chunk: bytes | memoryview, *, last: bool = False) -> bytes:
         """The chunk in a form that can be decoded as far as it goes. Nothing comes of nothing.
@@ -63,14 +83,14 @@ class Coder:
         if self._ended or not (chunk or last):
             return b""
         self._ended = last
-        how = zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH
-        return self._deflate.compress(chunk) + self._deflate.flush(how)
+        coded: bytes = self._work.compress(chunk) + self._work.flush(self._finish if last else self._flush)
+        return coded
 
 
 def can_be_coded(media_type: str) -> bool:
     """Whether a body of this type is worth it and may be coded: text, but no event stream."""
     kind = media_type.partition(";")[0].strip().lower()
-    # Between a server and an EventSource stand proxies that hold coded events back until a block is full.
+    # Events are for who waits for each, and what stands between may decode a block at a time.
     return (kind.startswith("text/") and kind != "text/event-stream") or kind in _CODED_TYPES
 
 
@@ -87,15 +107,17 @@ def coded_facts(method: str, headers: Mapping[str, str], facts: Facts, sliceable
     if not can_be_coded(facts.media_type) or facts.coding or parts_asked:
         return facts
     short = facts.length is not None and facts.length < LEAST_BYTES
-    if short or not codings(headers.get("Accept-Encoding", ""), (GZIP,)):
+    offers = (GZIP,) if zstandard is None or facts.live else (ZSTD, GZIP)
+    accepted = codings(headers.get("Accept-Encoding", ""), offers)
+    if short or not accepted:
         return facts
-    etag = facts.etag and f'W/{facts.etag.removeprefix("W/")[:-1]}-{GZIP}"'
-    return replace(facts, length=None, etag=etag, coding=GZIP)
+    etag = facts.etag and f'W/{facts.etag.removeprefix("W/")[:-1]}-{accepted[0]}"'
+    return replace(facts, length=None, etag=etag, coding=accepted[0])
 
 
-async def whole_coded(content: bytes, level: int) -> bytes:
+async def whole_coded(content: bytes, coding: str, level: int) -> bytes:
     """A whole body at once; a long one in a thread."""
-    coder = Coder(level)
+    coder = Coder(coding, level)
     if len(content) <= PIECE_BYTES:
         return coder.coded(content, last=True)
     return await asyncio.to_thread(coder.coded, content, last=True)

@@ -39,7 +39,7 @@ class Delivery:
     """What every streamed response is sent with.
 
     Args:
-        compression: zlib's level for what is coded on its way; 0: nothing is.
+        compression: gzip's level for what is coded on its way; 0: nothing is.
     """
 
     limits: Limits
@@ -67,7 +67,7 @@ class StreamResource(Resource):
         facts = _facts(self, Facts("application/json", length=len(content)), sliceable=False)
         if facts.coding:
             self.set_header("Content-Encoding", facts.coding)
-            content = await whole_coded(content, self.delivery.compression)
+            content = await whole_coded(content, facts.coding, self.delivery.compression)
         self.finish(content)
 
     def on_connection_close(self) -> None:
@@ -133,7 +133,7 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
         return
     coder = None
     if facts is not body.facts:
-        coder = Coder(response.delivery.compression, live=facts.live)
+        coder = Coder(facts.coding, response.delivery.compression, live=facts.live)
     await _send(response, pump, body, plan, coder)
 
 

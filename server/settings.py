@@ -122,7 +122,10 @@ class Settings(BaseSettings):
     """
 
     compression: int = _setting(4, "Streams", "LEVEL", "a whole number from 0 to 9", ge=0, le=9)
-    """Level of gzip for texts, 1 fast to 9 small; 0: none."""
+    """Level of gzip for texts, 1 fast to 9 small; 0: none.
+
+    0 is no zstd either; it has a level of its own.
+    """
 
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "Log", "LEVEL", "debug, info, warning or error"

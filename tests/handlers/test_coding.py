@@ -1,4 +1,4 @@
-"""gzip through a real server: what is coded, what comes at once, and how a coded body ends."""
+"""gzip and zstd through a real server: what is coded, what comes at once, and how a coded body ends."""
 
 import asyncio
 import gzip
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from handlers import coding
 from handlers.coding import Coder, can_be_coded, coded_facts
@@ -21,13 +22,16 @@ from tests.serving import Client, Response, chunks_route, eventually, request, s
 
 LINES = "".join(f"{number} 물레방아 turns, and the stream goes on\n" for number in range(2000)).encode()
 MIB = 1024 * 1024
+decoders: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "zstd": lambda body: zstandard.ZstdDecompressor().decompressobj().decompress(body),
+}
 SAMPLES = Path(__file__).parent.parent.parent / "media" / "samples"
 
 
 def decoded(response: Response) -> bytes:
     """The body of a coded response; it must be whole, to its last byte."""
-    assert response.headers["Content-Encoding"] == "gzip"
-    return gzip.decompress(response.body)
+    return decoders[response.headers["Content-Encoding"]](response.body)
 
 
 def so_far(client: Client) -> bytes:
@@ -50,7 +54,7 @@ async def until_decoded(client: Client, wanted: bytes) -> None:
 @pytest.mark.parametrize("level", range(1, 10))
 def test_all_levels_decode(level: int, live: bool) -> None:
     """Each piece at once, and all of it as one gzip member."""
-    coder, decoder = Coder(level, live=live), zlib.decompressobj(31)
+    coder, decoder = Coder("gzip", level, live=live), zlib.decompressobj(31)
     pieces = [LINES[start : start + 999] for start in range(0, len(LINES), 999)]
     sent = [coder.coded(memoryview(piece), last=piece is pieces[-1]) for piece in pieces]
     assert [decoder.decompress(piece) for piece in sent] == pieces
@@ -58,11 +62,22 @@ def test_all_levels_decode(level: int, live: bool) -> None:
     assert sum(map(len, sent)) < len(LINES) / 2
 
 
-def test_nothing_comes_of_nothing() -> None:
+def test_zstd_decodes() -> None:
+    """Each piece at once, and all of it as one frame."""
+    coder, decoder = Coder("zstd", 1), zstandard.ZstdDecompressor().decompressobj()
+    pieces = [LINES[start : start + 9999] for start in range(0, len(LINES), 9999)]
+    sent = [coder.coded(memoryview(piece), last=piece is pieces[-1]) for piece in pieces]
+    assert [decoder.decompress(piece) for piece in sent] == pieces
+    assert decoder.eof
+    assert sum(map(len, sent)) < len(LINES) / 2
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_nothing_comes_of_nothing(name: str) -> None:
     """No header before there is a body, nothing behind its end; an empty body is whole all the same."""
-    coder = Coder(4)
+    coder = Coder(name, 4)
     assert coder.coded(b"") == b""
-    assert gzip.decompress(coder.coded(b"", last=True)) == b""
+    assert decoders[name](coder.coded(b"", last=True)) == b""
     assert coder.coded(b"", last=True) == b""
     assert coder.coded(b"more") == b""
 
@@ -142,8 +157,9 @@ def test_the_facts_of_a_coded_body(
         "/static/style.css",
     ],
 )
+@pytest.mark.parametrize("accepted", ["gzip, deflate", "gzip, deflate, zstd"])
 @pytest.mark.gen_test
-async def test_a_coded_body_is_the_body(tmp_path: Path, target: str) -> None:
+async def test_a_coded_body_is_the_body(tmp_path: Path, target: str, accepted: str) -> None:
     """Less on the wire and the same behind it; HEAD says the same, who does not ask gets it as it was."""
     (tmp_path / "song.txt").write_bytes(LINES)
     (tmp_path / "korean.txt").write_bytes(LINES.decode().encode("cp949"))
@@ -151,12 +167,13 @@ async def test_a_coded_body_is_the_body(tmp_path: Path, target: str) -> None:
         (tmp_path / f"{number}.txt").write_bytes(b"short")
     async with serving(tmp_path, scan=False) as server:
         plain = await server.get(target)
-        coded = await server.get(target, accept_encoding="gzip, deflate")
-        head = await server.get(target, "HEAD", accept_encoding="gzip, deflate")
+        coded = await server.get(target, accept_encoding=accepted)
+        head = await server.get(target, "HEAD", accept_encoding=accepted)
     assert "Content-Encoding" not in plain.headers
     assert plain.headers["Vary"] == coded.headers["Vary"]
     assert coded.headers["Vary"].endswith("Accept-Encoding")
     assert coded.whole
+    assert coded.headers["Content-Encoding"] == accepted.rpartition(" ")[2].replace("deflate", "gzip")
     assert decoded(coded) == plain.body
     assert len(coded.body) < len(plain.body) or len(plain.body) < 1024
     assert "Accept-Ranges" not in coded.headers
@@ -223,6 +240,20 @@ async def test_a_long_list_is_coded_whole(tmp_path: Path) -> None:
     assert len(decoded(response)) > coding.PIECE_BYTES
     assert len(json.loads(decoded(response))["files"]) == 1000
     assert response.headers["Content-Length"] == str(len(response.body))
+
+
+@pytest.mark.gen_test
+async def test_zstd_only_where_it_is_installed_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line by line it leaves no less than gzip, and takes more memory."""
+    (tmp_path / "song.txt").write_bytes(LINES)
+    both = {"accept_encoding": "zstd, gzip"}
+    async with serving(tmp_path, scan=False) as server:
+        assert (await server.get("/text/song.txt", "HEAD", **both)).headers["ETag"].endswith('-zstd"')
+        assert (await server.get("/stream", "HEAD", **both)).headers["Content-Encoding"] == "gzip"
+        monkeypatch.setattr(coding, "zstandard", None)
+        assert (await server.get("/text/song.txt", "HEAD", **both)).headers["ETag"].endswith('-gzip"')
 
 
 # --- conditions ---
@@ -398,22 +429,23 @@ async def test_text_for_bytes_is_a_status(tmp_path: Path, expect_log: ExpectLog)
 # --- how it ends ---
 
 
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.gen_test
 async def test_a_broken_body_has_no_end(
-    tmp_path: Path, expect_log: ExpectLog, access_log: AccessLog, version: str
+    tmp_path: Path, expect_log: ExpectLog, access_log: AccessLog, version: str, name: str
 ) -> None:
     """What was sent can be decoded, and the decoder can tell that more was to come."""
     expect_log("millrace.serve", 30, "SourceBroken: upstream")
     routes = [chunks_route("/s", failing(SourceBroken("upstream"), b"first ", b"second", pause_seconds=0.01))]
     async with serving(tmp_path, scan=False, routes=routes) as server:
         response = await server.exchange(
-            request("/s", version=version, accept_encoding="gzip", connection="close")
+            request("/s", version=version, accept_encoding=name, connection="close")
         )
         await eventually(lambda: access_log.endings)
     assert access_log.endings[0][0] == "failed"
     assert response.reset if version == "1.0" else not response.whole
-    decoder = zlib.decompressobj(31)
+    decoder = zlib.decompressobj(31) if name == "gzip" else zstandard.ZstdDecompressor().decompressobj()
     assert b"first second".startswith(decoder.decompress(response.body))
     assert not decoder.eof
 
@@ -501,4 +533,4 @@ def test_the_page_pays() -> None:
     """Less than two fifths of its files is sent; each is short enough to be coded in one go."""
     files = [path.read_bytes() for path in STATIC.iterdir()]
     assert max(map(len, files)) <= coding.PIECE_BYTES
-    assert sum(len(Coder(4).coded(file, last=True)) for file in files) < sum(map(len, files)) / 2.5
+    assert sum(len(Coder("gzip", 4).coded(file, last=True)) for file in files) < sum(map(len, files)) / 2.5
