@@ -16,7 +16,7 @@ def main() -> int:
 
     try:
         settings = read_settings(sys.argv[1:])
-        start_log(settings.log_level)
+        start_log(settings.log_level, settings.processes)
         return serve(settings)
     except SettingsError as error:
         print(f"millrace: {error}", file=sys.stderr)  # noqa: T201, for the person

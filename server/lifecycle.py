@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import Any, cast
@@ -47,6 +48,8 @@ from handlers.resource import request_id
 from media.database import CatalogueError
 from server.access_log import log_repeat
 from server.app import make_app
+from server.log import start_worker_log
+from server.processes import Supervisor, Worker
 from server.resources import Resources, open_resources
 from server.settings import Settings, SettingsError
 
@@ -91,6 +94,7 @@ class Signals:
         self._limit_seconds = limit_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._count = 0
+        self._level = 0
         self._clock: threading.Timer | None = None
         self._before = ExitStack()
 
@@ -108,16 +112,26 @@ class Signals:
         """From now on the events are set, and `rescan` is called, by `loop`."""
         self._loop = loop
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._count += 1
-        if self._count == 1:
+    def told(self, times: int) -> None:
+        """The supervisor of several processes was asked to end so often; from whichever thread.
+
+        What this process was sent itself is not added: Ctrl-C reaches both.
+        """
+        if times <= self._level:
+            return
+        self._level = times
+        if times == 1:
             self._tell(self.asked.set)
             self._wind_up(self._limit_seconds)
-        elif self._count == 2:
+        elif times == 2:
             self._tell(self.hurried.set)
             self._wind_up(BREAK_OFF_SECONDS + EXIT_SECONDS)
         else:
             os._exit(0)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        self.told(self._count)
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         self._tell(lambda: self.rescan())
@@ -259,23 +273,36 @@ def serve(settings: Settings) -> int:
     Raises:
         SettingsError: the address cannot be listened on, or the database cannot be used.
     """
-    with (
-        Signals(settings.drain + BREAK_OFF_SECONDS + EXIT_SECONDS) as signals,
-        asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
-    ):
-        runner.run(run(settings, signals))
+    hurry_seconds = BREAK_OFF_SECONDS + EXIT_SECONDS
+    limits = settings.drain + hurry_seconds, hurry_seconds
+    if settings.processes > 1:
+        with _listening(settings) as sockets:
+            work = partial(_work, settings, limits[0])
+            return Supervisor(settings.processes, work, sockets, _greet, limits).run()
+    return _work(settings, limits[0])
+
+
+def _work(settings: Settings, limit_seconds: float, worker: Worker | None = None) -> int:
+    """What the only process does, or one of several on sockets that it shares."""
+    if worker:
+        start_worker_log()
+    with Signals(limit_seconds) as signals:
+        if worker:
+            worker.attend(signals.told)
+        with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
+            runner.run(run(settings, signals, worker))
     return 0
 
 
-async def run(settings: Settings, signals: Signals) -> None:
-    """Serve until `signals` ask for an end, then drain.
+async def run(settings: Settings, signals: Signals, worker: Worker | None = None) -> None:
+    """Serve until `signals` ask for an end, then drain. `worker`: as one of several processes.
 
     Raises:
         SettingsError: the address cannot be listened on, or the database cannot be used.
     """
     signals.attach(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
-        sockets = stack.enter_context(_listening(settings))
+        sockets = worker.sockets if worker else stack.enter_context(_listening(settings))
         with _cancelled_by(signals.asked):
             progress = sys.stderr is not None and sys.stderr.isatty()
             resources = await stack.enter_async_context(open_resources(settings, progress=progress))
@@ -288,15 +315,17 @@ async def run(settings: Settings, signals: Signals) -> None:
                 idle_connection_timeout=IDLE_SECONDS,
                 body_timeout=IDLE_SECONDS,
             )
-            scan = resources.scanner.start()
-            signals.rescan = resources.scanner.start
-            await asyncio.wait({scan}, timeout=FIRST_SCAN_SECONDS)
+            scan = partial(_scan, resources, worker)
+            if worker is None or worker.scans:
+                signals.rescan = scan
+            if worker is None or worker.first:
+                await asyncio.wait({scan()}, timeout=FIRST_SCAN_SECONDS)
             greeting = await _greeting(settings, resources, sockets)
         if signals.asked.is_set():
             return
         server.add_sockets(sockets)
         resources.accepting = True
-        _greet(greeting)
+        (worker.ready if worker else _greet)(greeting)
         await signals.asked.wait()
         signals.rescan = lambda: None
         await _drain(server, resources.delivery.open_streams, signals.hurried, settings.drain)
@@ -368,6 +397,18 @@ def _listening(settings: Settings) -> Iterator[list[socket.socket]]:
     finally:
         for bound in listening:
             bound.close()
+
+
+def _scan(resources: Resources, worker: Worker | None) -> "asyncio.Task[None]":
+    """Begin a scan, or have another follow the one that runs; of several processes the others are told."""
+
+    def scanned(task: "asyncio.Task[None]") -> None:
+        if worker and not task.cancelled():
+            worker.scanned()
+
+    task = resources.scanner.start()
+    task.add_done_callback(scanned)
+    return task
 
 
 @contextmanager

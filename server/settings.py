@@ -31,6 +31,9 @@ from sqlalchemy.exc import ArgumentError
 MOST_SECONDS = 86_400
 """The longest time that can be set: a day. "No limit" is 0."""
 
+MOST_PROCESSES = 1024
+"""More than any machine has cores for; beyond it a mistyped number would fork until memory ends."""
+
 _ROOT = Path(__file__).resolve().parent.parent
 _PREFIX = "MILLRACE_"
 _DRIVERS = {
@@ -121,6 +124,14 @@ class Settings(BaseSettings):
     uvloop is an extra; auto takes it where it is installed.
     """
 
+    processes: int = _setting(
+        1, "Process", "NUMBER", f"a whole number from 0 to {MOST_PROCESSES}", ge=0, le=MOST_PROCESSES
+    )
+    """Processes that serve together; 0: one a core.
+
+    Checked, it is the number itself: 0 has become the cores that this process may use.
+    """
+
     compression: int = _setting(4, "Streams", "LEVEL", "a whole number from 0 to 9", ge=0, le=9)
     """Level of gzip for texts, 1 fast to 9 small; 0: none.
 
@@ -134,11 +145,12 @@ class Settings(BaseSettings):
 
     # A ValueError below says what would be right, or nothing where the field's own words do.
 
-    @field_validator("port", "heartbeat", "stall", "drain", "compression", mode="before")
+    @field_validator("port", "heartbeat", "stall", "drain", "processes", "compression", mode="before")
     @classmethod
     def _is_plain_number(cls, value: object, field: ValidationInfo) -> object:
         # pydantic would also take `1_000`, ` 7 `, `1e3` and `nan`.
-        pattern = r"[0-9]+" if field.field_name in ("port", "compression") else r"[0-9]+(\.[0-9]+)?"
+        whole = cls.model_fields[field.field_name or ""].annotation is int
+        pattern = r"[0-9]+" if whole else r"[0-9]+(\.[0-9]+)?"
         if isinstance(value, str) and not re.fullmatch(pattern, value):
             raise ValueError
         return value
@@ -177,6 +189,13 @@ class Settings(BaseSettings):
         except (OSError, RuntimeError, ValueError):  # RuntimeError: a loop of links, the home of nobody
             raise ValueError("a folder that exists") from None
         return folder
+
+    @field_validator("processes")
+    @classmethod
+    def _can_be_forked(cls, value: int) -> int:
+        if value != 1 and not hasattr(os, "fork"):
+            raise ValueError("1 on a system that cannot fork")
+        return value or len(os.sched_getaffinity(0))
 
     @field_validator("database")
     @classmethod

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from media.catalogue import Catalogue
 from media.database import CatalogueError
 from server import lifecycle
 from server.lifecycle import Signals, run, serve
+from server.processes import Worker
 from server.settings import Settings, SettingsError
 
 MEGABYTE = 1024 * 1024
@@ -263,6 +265,32 @@ async def test_first_signal_asks_second_hurries_third_ends(
     assert ended.is_set()
 
 
+@pytest.mark.parametrize(
+    ("events", "level"),
+    [
+        (["sent", "told 1"], 1),  # Ctrl-C reaches supervisor and worker
+        (["told 1", "sent"], 1),
+        (["told 1", "told 2"], 2),
+        (["sent", "sent", "told 1", "told 2"], 2),
+        (["told 1", "told 2", "sent"], 2),
+        (["sent", "told 1", "sent"], 2),
+        (["told 1", "told 2", "told 3"], 3),
+        (["sent", "told 1", "sent", "told 2", "sent"], 3),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_worker_goes_by_what_it_was_sent_or_told(
+    signals: Signals, ended: threading.Event, events: list[str], level: int
+) -> None:
+    """Whichever is more, never the sum: the second time cuts downloads."""
+    for event in events:
+        if event == "sent":
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            signals.told(int(event.removeprefix("told ")))
+    assert (signals.asked.is_set(), signals.hurried.is_set(), ended.is_set()) == (True, level > 1, level > 2)
+
+
 def test_signal_before_there_is_a_loop(signals: Signals) -> None:
     """It is not lost: the server ends before it has begun."""
     signal.raise_signal(signal.SIGTERM)
@@ -360,6 +388,69 @@ async def test_start_that_is_cancelled_is_no_start_that_was_ended(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+# --- several processes ---
+
+
+@pytest.mark.parametrize(
+    ("scans", "first", "said"),
+    [
+        (True, True, ["scanned", "ready", "scanned"]),
+        (True, False, ["ready", "scanned"]),
+        (False, False, ["ready"]),
+    ],
+    ids=["first", "replaces-first", "another"],
+)
+@pytest.mark.gen_test
+async def test_one_worker_scans(
+    settings: Settings,
+    signals: Signals,
+    capsys: pytest.CaptureFixture[str],
+    scans: bool,
+    first: bool,
+    said: list[str],
+) -> None:
+    """At the start only before there is any other, on SIGHUP always; it says so, and greets nobody itself."""
+    supervisor, ours = Pipe()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        worker = Worker(ours, [listening], scans=scans, first=first)
+        task = asyncio.create_task(run(settings, signals, worker))
+        heard: list[tuple[str, str]] = []
+
+        def hears(what: str, times: int) -> bool:
+            while supervisor.poll():
+                heard.append(supervisor.recv())
+            return [kind for kind, _ in heard].count(what) >= times
+
+        await until(lambda: hears("ready", 1))
+        signal.raise_signal(signal.SIGHUP)
+        await until(lambda: hears("scanned", said.count("scanned")))
+        signals.asked.set()
+        await task
+        assert listening.fileno() == -1
+    assert hears("ready", 1)
+    assert [what for what, _ in heard] == said
+    tracks = "1 track" if first else "0 tracks"
+    assert dict(heard)["ready"].startswith(f"Millrace serves {tracks} and the texts of {settings.media} at ")
+    assert capsys.readouterr().out == ""
+    supervisor.close()
+    ours.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_several_processes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` has them supervised: one line when all are ready, exit code 0."""
+    said = []
+
+    def greet(line: str) -> None:
+        said.append(line)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(lifecycle, "_greet", greet)
+    assert serve(settings.model_copy(update={"processes": 2})) == 0
+    assert len(said) == 1
 
 
 # --- drain ---

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PORT = "a whole number from 0 to 65535"
 HOST = "an IP address or a host name, without a port"
 SECONDS = "a number of seconds from 0 to 86400"
+PROCESSES = "a whole number from 0 to 1024"
 URL = "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://"
 
 
@@ -55,6 +56,7 @@ def test_defaults() -> None:
         "drain": 10.0,
         "sendfile": "on",
         "loop": "asyncio",
+        "processes": 1,
         "compression": 4,
         "log_level": "info",
     }
@@ -66,9 +68,8 @@ def test_every_flag_is_read(library: Path) -> None:
         "--port 0 --address=::1 --database=sqlite+aiosqlite:///c.db --heartbeat 0 --stall=0.5 --drain 86400"
         " --compression=0"
     )
-    settings = read_settings(
-        [*flags.split(), "--media", str(library), "--log-level=error", "--sendfile=off", "--loop=uvloop"]
-    )
+    others = "--sendfile=off --loop=uvloop --processes=3 --log-level=error"
+    settings = read_settings([*flags.split(), "--media", str(library), *others.split()])
     assert settings.model_dump() == {
         "port": 0,
         "address": "::1",
@@ -79,6 +80,7 @@ def test_every_flag_is_read(library: Path) -> None:
         "drain": 86400.0,
         "sendfile": "off",
         "loop": "uvloop",
+        "processes": 3,
         "compression": 0,
         "log_level": "error",
     }
@@ -197,6 +199,10 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--drain", "1,5", SECONDS),
         ("--sendfile", "true", "on or off"),
         ("--loop", "", "asyncio, uvloop or auto"),
+        ("--processes", "two", PROCESSES),
+        ("--processes", "-1", PROCESSES),
+        ("--processes", "1.5", PROCESSES),
+        ("--processes", "1025", PROCESSES),
         ("--compression", "10", "a whole number from 0 to 9"),
         ("--compression", "4.5", "a whole number from 0 to 9"),
         ("--log-level", "INFO", "debug, info, warning or error"),
@@ -206,6 +212,19 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_wrong_value_is_named_with_what_would_be_right(flag: str, value: str, right: str) -> None:
     """One sentence: the flag, what it must be, what it is."""
     assert refusal(f"{flag}={value}") == f'{flag} must be {right}, not "{value}"'
+
+
+def test_no_number_of_processes_is_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the cores that this process may use, which the machine may have more of."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 3, 5})
+    assert read_settings(["--processes", "0"]).processes == 3
+
+
+def test_a_system_that_cannot_fork_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything else is refused there."""
+    monkeypatch.delattr(os, "fork")
+    assert refusal("--processes", "2") == '--processes must be 1 on a system that cannot fork, not "2"'
+    assert read_settings(["--processes", "1"]).processes == 1
 
 
 def test_a_wrong_variable_is_named_itself(monkeypatch: pytest.MonkeyPatch) -> None:
