@@ -17,7 +17,11 @@ def main() -> int:
     try:
         settings = read_settings(sys.argv[1:])
         start_log(settings.log_level, settings.processes)
-        return serve(settings)
+        code = serve(settings)
+        # Asked once more while the interpreter closes, it ends with this code all the same.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        return code
     except SettingsError as error:
         print(f"millrace: {error}", file=sys.stderr)  # noqa: T201, for the person
         return 2

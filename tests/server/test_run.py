@@ -15,7 +15,7 @@ from server.settings import Settings, SettingsError
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """What `main` does to the signals ends with the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
