@@ -35,7 +35,7 @@ def test_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's exit code is the process's; until it runs Ctrl-C ends and SIGHUP is ignored."""
+    """The server's exit code is the process's, before it Ctrl-C ends, and behind it no signal does."""
     seen: list[Settings] = []
 
     def serve(settings: Settings) -> int:
@@ -46,6 +46,7 @@ def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(lifecycle, "serve", serve)
     assert main(monkeypatch, "--port", "0", "--log-level", "error") == 0
+    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     assert [(settings.port, settings.log_level) for settings in seen] == [(0, "error")]
 
 
