@@ -174,9 +174,11 @@ async def _send(
     if outcome is Outcome.DRAINED and body.facts.live:
         retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
         await pump.last_words(retry if response.is_events else body.ending(), whole=True)
-        _end(response, pump, whole=True)
-    else:
-        _end(response, pump, whole=outcome is Outcome.COMPLETE)
+        outcome = Outcome.COMPLETE
+    whole = outcome is Outcome.COMPLETE
+    if whole and response.close_delimited:
+        await pump.farewell()
+    _end(response, pump, whole=whole)
 
 
 async def _break_off(response: StreamResource, pump: Pump, error: BaseException) -> None:

@@ -28,6 +28,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from server import tls
+
 MOST_SECONDS = 86_400
 """The longest time that can be set: a day. "No limit" is 0."""
 
@@ -80,6 +82,18 @@ class Settings(BaseSettings):
 
     `::` is all of IPv6, without IPv4. Empty is refused: a variable that a script
     forgot to set must not open the server to the world.
+    """
+
+    certificate: Path | None = _setting(None, "TLS", "FILE", "a file that exists", "plain HTTP")
+    """Certificate and chain in PEM, for https.
+
+    Absolute, links not resolved: a renewal may turn them. None: plain HTTP is spoken.
+    """
+
+    key: Path | None = _setting(None, "TLS", "FILE", "a file that exists", "none")
+    """Its private key in PEM, without a passphrase.
+
+    Checked, it belongs to `certificate`. None exactly where that is.
     """
 
     media: Path = _setting(_ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
@@ -174,6 +188,35 @@ class Settings(BaseSettings):
                 raise ValueError("asyncio or auto where uvloop is not installed (the extra `uvloop`)")
             return "asyncio"
         return value.replace("auto", "uvloop")
+
+    @field_validator("certificate", "key", mode="before")
+    @classmethod
+    def _is_path(cls, value: object) -> Path | None:
+        if value == "":  # again a variable that was forgotten: it must not turn TLS off
+            raise ValueError
+        try:
+            return None if value is None else Path(str(value)).expanduser().absolute()
+        except RuntimeError:  # the home of nobody
+            raise ValueError from None
+
+    @field_validator("certificate")
+    @classmethod
+    def _is_certificate(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            tls.check_certificate(value)
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _belongs_to_certificate(cls, value: Path | None, others: ValidationInfo) -> Path | None:
+        if "certificate" not in others.data:  # it is wrong, and will be named
+            return value
+        certificate = others.data["certificate"]
+        if (certificate is None) != (value is None):
+            raise ValueError("given together with --certificate")
+        if value is not None:
+            tls.load(certificate, value)
+        return value
 
     @field_validator("media", mode="before")
     @classmethod
@@ -283,7 +326,7 @@ def _flags(arguments: Sequence[str]) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--flag value] ...",
-        description="Serve text, audio and live data over plain HTTP.",
+        description="Serve text, audio and live data over HTTP.",
         epilog="In brackets: the default. Each flag is also an environment variable, MILLRACE_ and its name: "
         "--log-level is MILLRACE_LOG_LEVEL. The flag wins. docs/operations.md says more.",
         add_help=False,
@@ -313,7 +356,8 @@ def _sentence(error: ErrorDetails, flags: Collection[str]) -> str:
     given = {name.upper() for name, value in os.environ.items() if value}
     name = row.variable if row.name not in flags and row.variable in given else row.flag
     right = str(error.get("ctx", {}).get("error", "")) or row.right
-    return f"{name} must be {right}, not {_quoted(str(error['input']))}"
+    found = "" if error["input"] is None else f", not {_quoted(str(error['input']))}"
+    return f"{name} must be {right}{found}"
 
 
 def _quoted(text: str) -> str:

@@ -49,6 +49,8 @@ def test_defaults() -> None:
     assert settings.model_dump() == {
         "port": 8888,
         "address": "127.0.0.1",
+        "certificate": None,
+        "key": None,
         "media": ROOT / "media" / "samples",
         "database": "",
         "heartbeat": 15.0,
@@ -73,6 +75,8 @@ def test_every_flag_is_read(library: Path) -> None:
     assert settings.model_dump() == {
         "port": 0,
         "address": "::1",
+        "certificate": None,  # tests/server/test_tls.py has those two
+        "key": None,
         "media": library,
         "database": "sqlite+aiosqlite:///c.db",
         "heartbeat": 0.0,
@@ -314,7 +318,7 @@ def test_flags_that_are_none(arguments: list[str], sentence: str) -> None:
         ("MILLRACE_PROT", "MILLRACE_PROT is not a setting; did you mean MILLRACE_PORT?"),
         ("millrace_prot", "millrace_prot is not a setting; did you mean MILLRACE_PORT?"),
         ("MILLRACE_LOGLEVEL", "MILLRACE_LOGLEVEL is not a setting; did you mean MILLRACE_LOG_LEVEL?"),
-        ("MILLRACE_", "MILLRACE_ is not a setting; did you mean MILLRACE_PORT?"),
+        ("MILLRACE_", "MILLRACE_ is not a setting; did you mean MILLRACE_KEY?"),
         ("MILLRACE_QQQQQQQQQQQQ", "MILLRACE_QQQQQQQQQQQQ is not a setting; --help lists what there is"),
     ],
 )
