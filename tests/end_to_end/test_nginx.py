@@ -1,0 +1,222 @@
+"""Debian's nginx in front, with examples/nginx.conf: what holds without it holds behind it."""
+
+import filecmp
+import os
+import random
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Pair, make_pair
+from tests.end_to_end.process import ROOT, Process, program, run, surroundings, until
+
+pytestmark = pytest.mark.slow
+
+MEGABYTE = 1024 * 1024
+ODD_NAME = "노래 100% #1?.txt"
+ODD_PATH = "/text/%EB%85%B8%EB%9E%98%20100%25%20%231%3F.txt"
+
+
+@dataclass
+class Front:
+    """An nginx that runs, and the Millrace behind it."""
+
+    url: str
+    pair: Pair
+    millrace: Process
+    library: Path
+    folder: Path
+
+    def curl(
+        self, target: str, *options: str, version: str = "--http2"
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """A request through nginx."""
+        command = (program("curl"), "-sS", version, "--cacert", str(self.pair.certificate), *options)
+        return run(self.folder, *command, self.url + target)
+
+    def facts(self, target: str, *options: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (names in lower case; the last of several counts) and body."""
+        done = self.curl(target, "-i", *options, version="--http1.1")
+        assert done.returncode == 0, done.stderr
+        top, _, body = done.stdout.partition(b"\r\n\r\n")
+        first, *lines = top.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        assert len(headers) == len(lines), lines  # none of them twice
+        return int(first.split()[1]), headers, body
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+@contextmanager
+def front(folder: Path, *flags: str) -> Iterator[Front]:
+    """Start Millrace with a library of its own, and nginx in front; end both."""
+    debian = "/usr/sbin/nginx"  # where only root's PATH leads
+    nginx = debian if os.access(debian, os.X_OK) else program("nginx")
+    library = folder / "library"
+    library.mkdir()
+    (library / "track.wav").write_bytes(random.Random(5).randbytes(30 * MEGABYTE + 7))
+    (library / ODD_NAME).write_text("한글 text\n" * 1000, encoding="utf-8")
+    (library / "cp949.txt").write_text("맷돌이 돌아간다.\n" * 200, encoding="cp949")
+    pair = make_pair(folder / "pair")
+    millrace = Process(folder / "millrace", ["--media", str(library), *flags])
+    millrace.expect_log("track.wav")
+    port = free_port()
+    try:
+        millrace.started()
+        conf = configured(folder, pair, millrace.port, port)
+        (folder / "nginx.conf").write_text(conf)
+        with (folder / "nginx.log").open("wb") as log:
+            process = subprocess.Popen(
+                [nginx, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")],
+                env=surroundings(folder),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            until(lambda: process.poll() is not None or listens(port), 10)
+            assert process.poll() is None, (folder / "nginx.log").read_text()
+            yield Front(f"https://localhost:{port}", pair, millrace, library, folder)
+        finally:
+            process.terminate()
+            process.wait(10)
+    finally:
+        millrace.stop()
+    complaints = (folder / "nginx.log").read_text()
+    assert not re.search(r"\[(warn|error|crit|alert|emerg)\]", complaints), complaints
+
+
+def configured(folder: Path, pair: Pair, behind: int, port: int) -> str:
+    """examples/nginx.conf with this machine's ports and folders, for a user who is not root."""
+    conf = (ROOT / "examples" / "nginx.conf").read_text()
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    user = "user root;" if os.geteuid() == 0 else ""  # its workers read what only root may
+    for there, here in {
+        "worker_processes auto;": f"worker_processes 2; daemon off; pid {folder}/pid; {user}",
+        "http {\n": f"http {{ {places}\n",
+        "/var/log/nginx/millrace.log": f"{folder}/access.log",
+        "server 127.0.0.1:8888;": f"server 127.0.0.1:{behind};",
+        "listen 80;": f"listen 127.0.0.1:{free_port()};",
+        "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
+        "/etc/ssl/music/fullchain.pem": str(pair.certificate),
+        "/etc/ssl/music/privkey.pem": str(pair.key),
+        "alias /srv/music/;": f"alias {folder}/library/;",
+    }.items():
+        assert conf.count(there) == 1, there
+        conf = conf.replace(there, here)
+    return conf
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does."""
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """Millrace sends the files."""
+    with front(tmp_path_factory.mktemp("plain")) as started:
+        yield started
+
+
+def test_text_arrives_byte_for_byte(plain: Front) -> None:
+    """As it is over HTTP/1.1 and HTTP/2, a decoded one too."""
+    text = (plain.library / ODD_NAME).read_bytes()
+    for version in ("--http1.1", "--http2"):
+        assert plain.curl(ODD_PATH, version=version).stdout == text
+    decoded = plain.curl("/text/cp949.txt").stdout.decode()
+    assert decoded.encode("cp949") == (plain.library / "cp949.txt").read_bytes()
+
+
+def test_http2_is_spoken(plain: Front) -> None:
+    """And a page's worth of requests goes over one connection."""
+    if b"HTTP2" not in run(plain.folder, program("curl"), "--version").stdout:
+        pytest.skip("this curl has no HTTP/2")
+    done = plain.curl("/healthz", "-o", "body", "-w", "%{http_version} %{http_code}")
+    assert done.stdout == b"2 200"
+
+
+def test_ranges_and_conditions_pass_through(plain: Front) -> None:
+    """The answers are Millrace's: 206 and 416, 304 by its entity tag, an old If-Range gets the whole file."""
+    track = (plain.library / "track.wav").read_bytes()
+    status, headers, body = plain.facts("/audio/1", "-r", "1000000-1065535")
+    assert (status, body) == (206, track[1_000_000:1_065_536])
+    assert headers["content-range"] == f"bytes 1000000-1065535/{len(track)}"
+    assert headers["content-type"] == "audio/wav"
+    etag = headers["etag"]
+    assert re.fullmatch('"[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"', etag)
+    assert plain.facts("/audio/1", "-H", f"If-None-Match: {etag}")[0] == 304
+    assert plain.facts("/audio/1", "-H", 'If-Match: "other"')[0] == 412
+    assert plain.facts("/audio/1", "-r", f"{len(track)}-")[0] == 416
+    status, _, body = plain.facts("/audio/1", "-r", "0-9", "-H", 'If-Range: "other"')
+    assert (status, len(body)) == (200, len(track))
+
+
+def test_large_download_is_whole(plain: Front) -> None:
+    """Also where its client is slower than Millrace."""
+    done = plain.curl("/audio/1", "-o", "copy", "--limit-rate", "20M")
+    assert done.returncode == 0, done.stderr
+    assert filecmp.cmp(plain.folder / "copy", plain.library / "track.wav", shallow=False)
+
+
+def test_request_has_one_id_everywhere(plain: Front) -> None:
+    """The client's own, or nginx's: in the response and in both logs."""
+    _, headers, _ = plain.facts("/healthz", "-H", "X-Request-Id: asked-by-me")
+    assert headers["x-request-id"] == "asked-by-me"
+    _, headers, _ = plain.facts("/healthz")
+    log = plain.folder / "access.log"
+    for name in ("asked-by-me", headers["x-request-id"]):
+        plain.millrace.logged(f"GET /healthz 200 complete .* {name}\n")
+        until(lambda line=f" {name}\n": line in log.read_text(), 5)
+
+
+@contextmanager
+def streaming(front: Front, target: str, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """curl on an endless stream; ended at the end."""
+    cacert = ("--cacert", str(front.pair.certificate))
+    client = subprocess.Popen(
+        [program("curl"), "-sSN", *cacert, *options, front.url + target],
+        env=surroundings(front.folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        yield client
+    finally:
+        client.kill()
+        client.wait(10)
+        assert client.stdout is not None
+        client.stdout.close()
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+@pytest.mark.parametrize("target", ["/stream?format=sse&sleep=0.5", f"{ODD_PATH}?format=sse&pace=0.5"])
+def test_events_arrive_as_they_are_made(plain: Front, target: str, version: str) -> None:
+    """None waits for the next; and when the client goes, Millrace knows within seconds."""
+    ended = plain.millrace.log.count(" 200 disconnected ")
+    with streaming(plain, target, version) as client:
+        assert client.stdout is not None
+        times = []
+        while len(times) < 5:
+            if client.stdout.readline().startswith(b"data:"):
+                times.append(time.monotonic())
+        assert times[-1] - times[0] > 1.5  # held back they would come all at once
+    until(lambda: plain.millrace.log.count(" 200 disconnected ") > ended, 5)
