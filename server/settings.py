@@ -45,6 +45,8 @@ _DRIVERS = {
 }
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
 
+_LOCATION = re.compile(r"/(?:(?!\.\.?/)[A-Za-z0-9._~-]+/)+")
+
 
 class SettingsError(Exception):
     """A setting is wrong. The text is one sentence for the operator; the exit code that goes with it is 2."""
@@ -96,8 +98,16 @@ class Settings(BaseSettings):
     Checked, it belongs to `certificate`. None exactly where that is.
     """
 
+    accel_redirect: str = _setting(
+        "", "Proxy", "URI", "a path that begins and ends with a slash, such as /files/", "off"
+    )
+    """Where nginx sends files from, /files/ say.
+
+    Empty: Millrace sends them itself.
+    """
+
     media: Path = _setting(_ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
-    """Folder with the texts and tracks to serve.
+    """Folder with texts and tracks to serve.
 
     It exists and can be read; absolute, links resolved. `~` is understood.
     """
@@ -216,6 +226,13 @@ class Settings(BaseSettings):
             raise ValueError("given together with --certificate")
         if value is not None:
             tls.load(certificate, value)
+        return value
+
+    @field_validator("accel_redirect")
+    @classmethod
+    def _is_location(cls, value: str) -> str:
+        if value and not _LOCATION.fullmatch(value):
+            raise ValueError
         return value
 
     @field_validator("media", mode="before")

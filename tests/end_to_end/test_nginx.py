@@ -220,3 +220,66 @@ def test_events_arrive_as_they_are_made(plain: Front, target: str, version: str)
                 times.append(time.monotonic())
         assert times[-1] - times[0] > 1.5  # held back they would come all at once
     until(lambda: plain.millrace.log.count(" 200 disconnected ") > ended, 5)
+
+
+@pytest.fixture(scope="module")
+def accelerated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """nginx sends the files."""
+    with front(tmp_path_factory.mktemp("accelerated"), "--accel-redirect", "/files/") as started:
+        yield started
+
+
+def test_nginx_sends_files_whole(accelerated: Front) -> None:
+    """A track, and a text whose name has Korean letters, spaces, `%`, `#` and `?`; Millrace sends no byte."""
+    status, headers, body = accelerated.facts("/audio/1")
+    assert (status, body) == (200, (accelerated.library / "track.wav").read_bytes())
+    assert headers["content-type"] == "audio/wav"
+    assert headers["accept-ranges"] == "bytes"
+    assert headers["cache-control"] == "no-cache"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "x-accel-redirect" not in headers
+    accelerated.millrace.logged(f"GET /audio/1 200 complete 0 B .* {headers['x-request-id']}\n")
+    status, headers, body = accelerated.facts(f"{ODD_PATH}?download=1")
+    assert (status, body) == (200, (accelerated.library / ODD_NAME).read_bytes())
+    assert headers["content-type"] == "text/plain; charset=utf-8"
+    assert headers["content-disposition"].startswith("attachment; ")
+    assert headers["vary"] == "Accept"
+
+
+def test_nginx_answers_ranges_and_conditions(accelerated: Front) -> None:
+    """With one entity tag in all of them, its own; Millrace has no say."""
+    track = (accelerated.library / "track.wav").read_bytes()
+    _, headers, _ = accelerated.facts("/audio/1", "-I")
+    etag, modified = headers["etag"], headers["last-modified"]
+    assert headers["content-length"] == str(len(track))
+    status, headers, body = accelerated.facts("/audio/1", "-r", "1000000-1065535")
+    assert (status, headers["etag"], body) == (206, etag, track[1_000_000:1_065_536])
+    rows = [
+        (f"If-None-Match: {etag}", 304, 0),
+        ('If-None-Match: "other"', 206, 10),
+        (f"If-Modified-Since: {modified}", 304, 0),
+        (f"If-Match: {etag}", 206, 10),
+        ('If-Match: "other"', 412, None),
+        (f"If-Range: {etag}", 206, 10),
+        (f"If-Range: {modified}", 206, 10),
+        ('If-Range: "other"', 200, len(track)),
+    ]
+    for condition, expected, length in rows:
+        status, headers, body = accelerated.facts("/audio/1", "-r", "0-9", "-H", condition)
+        assert (status, len(body) if length is not None else None) == (expected, length), condition
+        assert headers.get("etag", etag) == etag
+        assert ("x-request-id" in headers) == (status != 412)
+    assert accelerated.facts("/audio/1", "-r", f"{len(track)}-")[0] == 416
+
+
+def test_millrace_sends_what_it_makes(accelerated: Front) -> None:
+    """A decoded text, events, a page and what is missing come from it, and `/files/` itself is no door."""
+    decoded = accelerated.facts("/text/cp949.txt")
+    assert decoded[2].decode().encode("cp949") == (accelerated.library / "cp949.txt").read_bytes()
+    assert decoded[1]["etag"].startswith('W/"')
+    events = accelerated.facts(f"{ODD_PATH}?format=sse")[2]
+    assert events.count(b"data:") == 1001
+    assert b"<html" in accelerated.facts("/")[2]
+    status, headers, _ = accelerated.facts("/text/missing")
+    assert (status, headers["content-type"]) == (404, "application/problem+json")
+    assert accelerated.facts("/files/track.wav")[0] == 404
