@@ -70,6 +70,7 @@ def front(folder: Path, *flags: str) -> Iterator[Front]:
     (library / "track.wav").write_bytes(random.Random(5).randbytes(30 * MEGABYTE + 7))
     (library / ODD_NAME).write_text("한글 text\n" * 1000, encoding="utf-8")
     (library / "cp949.txt").write_text("맷돌이 돌아간다.\n" * 200, encoding="cp949")
+    (library / "late.txt").write_text("short\n" * 200_000 + "long" * 150_000)
     pair = make_pair(folder / "pair")
     millrace = Process(folder / "millrace", ["--media", str(library), *flags])
     millrace.expect_log("track.wav")
@@ -95,8 +96,14 @@ def front(folder: Path, *flags: str) -> Iterator[Front]:
             process.wait(10)
     finally:
         millrace.stop()
-    complaints = (folder / "nginx.log").read_text()
-    assert not re.search(r"\[(warn|error|crit|alert|emerg)\]", complaints), complaints
+    complaints = [
+        line
+        for line in (folder / "nginx.log").read_text().splitlines()
+        if re.search(r"\[(warn|error|crit|alert|emerg)\]", line)
+        # Newer ones want `http2 on`, which 1.22 does not know; the other is what a test is about.
+        and not re.search("http2. directive is deprecated|upstream prematurely closed connection", line)
+    ]
+    assert not complaints
 
 
 def configured(folder: Path, pair: Pair, behind: int, port: int) -> str:
@@ -175,6 +182,15 @@ def test_large_download_is_whole(plain: Front) -> None:
     done = plain.curl("/audio/1", "-o", "copy", "--limit-rate", "20M")
     assert done.returncode == 0, done.stderr
     assert filecmp.cmp(plain.folder / "copy", plain.library / "track.wav", shallow=False)
+
+
+@pytest.mark.parametrize(("version", "code"), [("--http1.1", 18), ("--http2", 92)])
+def test_broken_body_is_broken_for_the_client(plain: Front, version: str, code: int) -> None:
+    """What Millrace breaks off does not end regularly behind nginx: curl says that it is not whole."""
+    plain.millrace.expect_log("broke off: BadParameter")
+    done = plain.curl("/text/late.txt?format=sse", version=version)
+    assert done.returncode == code, done.stderr
+    assert b"event: error\n" in done.stdout
 
 
 def test_request_has_one_id_everywhere(plain: Front) -> None:

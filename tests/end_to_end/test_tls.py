@@ -54,10 +54,10 @@ def asked(server: Process, pair: Pair, request: str, receive_bytes: int = 0) -> 
 
 def rest(client: ssl.SSLSocket) -> bytes:
     """All that comes until close_notify."""
-    received = b""
+    received = bytearray()
     while more := client.recv(65536):
         received += more
-    return received
+    return bytes(received)
 
 
 @contextmanager
