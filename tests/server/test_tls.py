@@ -16,6 +16,7 @@ from server import lifecycle, tls
 from server.lifecycle import Signals, run
 from server.settings import Settings, SettingsError, read_settings
 from tests.certificates import Pair, make_pair
+from tests.server.test_settings import forbidden
 from tests.serving import eventually
 
 ENCRYPTED = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-passout", "pass:secret")
@@ -72,6 +73,14 @@ def test_certificate_that_is_none(pairs: dict[str, Pair], tmp_path: Path) -> Non
         assert refusal(path, key) == (
             f'--certificate must be a file with a certificate in PEM, and its chain behind it, not "{path}"'
         )
+
+
+def test_certificate_that_may_not_be_read(pairs: dict[str, Pair]) -> None:
+    """Permission is told from absence."""
+    pair = pairs["good"]
+    with forbidden(pair.certificate.parent):
+        sentence = refusal(pair.certificate, pair.key)
+    assert sentence == f'--certificate must be a file that this user may read, not "{pair.certificate}"'
 
 
 def test_key_that_does_not_belong(pairs: dict[str, Pair], tmp_path: Path) -> None:
