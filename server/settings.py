@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     """
 
     compression: int = _setting(4, "Streams", "LEVEL", "a whole number from 0 to 9", ge=0, le=9)
-    """Level of gzip for texts, 1 fast to 9 small; 0: none.
+    """Level of gzip for text, 1 fast to 9 small; 0: none.
 
     0 is no zstd either; it has a level of its own.
     """

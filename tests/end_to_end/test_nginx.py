@@ -1,6 +1,7 @@
 """Debian's nginx in front, with examples/nginx.conf: what holds without it holds behind it."""
 
 import filecmp
+import gzip
 import os
 import random
 import re
@@ -144,6 +145,13 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def accelerated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """nginx sends the files."""
+    with front(tmp_path_factory.mktemp("accelerated"), "--accel-redirect", "/files/") as started:
+        yield started
+
+
 def test_text_arrives_byte_for_byte(plain: Front) -> None:
     """As it is over HTTP/1.1 and HTTP/2, a decoded one too."""
     text = (plain.library / ODD_NAME).read_bytes()
@@ -151,6 +159,16 @@ def test_text_arrives_byte_for_byte(plain: Front) -> None:
         assert plain.curl(ODD_PATH, version=version).stdout == text
     decoded = plain.curl("/text/cp949.txt").stdout.decode()
     assert decoded.encode("cp949") == (plain.library / "cp949.txt").read_bytes()
+
+
+def test_compression_is_millraces(plain: Front, accelerated: Front) -> None:
+    """Who accepts gzip gets it, with Millrace's entity tag, also where nginx sends files as they are."""
+    for behind in (plain, accelerated):
+        status, headers, body = behind.facts(ODD_PATH, "-H", "Accept-Encoding: gzip")
+        assert (status, headers["content-encoding"]) == (200, "gzip")
+        assert headers["vary"] == "Accept, Accept-Encoding"
+        assert gzip.decompress(body) == (behind.library / ODD_NAME).read_bytes()
+        assert behind.facts(ODD_PATH)[1]["etag"] != headers["etag"]
 
 
 def test_http2_is_spoken(plain: Front) -> None:
@@ -238,13 +256,6 @@ def test_events_arrive_as_they_are_made(plain: Front, target: str, version: str)
     until(lambda: plain.millrace.log.count(" 200 disconnected ") > ended, 5)
 
 
-@pytest.fixture(scope="module")
-def accelerated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    """nginx sends the files."""
-    with front(tmp_path_factory.mktemp("accelerated"), "--accel-redirect", "/files/") as started:
-        yield started
-
-
 def test_nginx_sends_files_whole(accelerated: Front) -> None:
     """A track, and a text whose name has Korean letters, spaces, `%`, `#` and `?`; Millrace sends no byte."""
     status, headers, body = accelerated.facts("/audio/1")
@@ -259,7 +270,7 @@ def test_nginx_sends_files_whole(accelerated: Front) -> None:
     assert (status, body) == (200, (accelerated.library / ODD_NAME).read_bytes())
     assert headers["content-type"] == "text/plain; charset=utf-8"
     assert headers["content-disposition"].startswith("attachment; ")
-    assert headers["vary"] == "Accept"
+    assert headers["vary"] == "Accept, Accept-Encoding"
 
 
 def test_nginx_answers_ranges_and_conditions(accelerated: Front) -> None:

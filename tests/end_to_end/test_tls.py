@@ -229,6 +229,17 @@ def test_sighup_renews_the_certificate(start: Starter, tmp_path: Path) -> None:
     assert len(re.findall("the certificate stays", server.log)) == 1
 
 
+def test_sighup_reaches_every_process(start: Starter, tmp_path: Path) -> None:
+    """Each of several processes loads the pair again."""
+    pair = make_pair(tmp_path / "pair")
+    server = start("--processes", "2", *pair.flags)
+    make_pair(tmp_path / "pair")
+    server.signal(signal.SIGHUP)
+    until(lambda: server.log.count("the certificate was loaded again") == 2, 10)
+    for _ in range(10):
+        connected(server, pair).close()
+
+
 def test_memory_of_a_large_download(start: Starter, library: Path, pair: Pair, tmp_path: Path) -> None:
     """A GB in the pace of its client, and one that nobody reads: some MB more than before."""
     with file(library, 1024 * MEGABYTE):
