@@ -34,14 +34,16 @@ import struct
 import sys
 import termios
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from handlers.coding import Coder, in_pieces
+from handlers.encrypted import FAREWELL, EncryptedSocket
 from handlers.outgoing import Outgoing, RegionBroken
 from media.files import loaded
 from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken
@@ -230,6 +232,14 @@ class Pump:
                 await self._written(whole)
         except TimeoutError:
             log.info("a client did not take the last words of its stream")
+
+    async def farewell(self) -> None:
+        """Over TLS, say that the body is whole: one that ends with its connection could be a broken one."""
+        stream = self._connection.stream
+        if isinstance(stream.socket, EncryptedSocket):
+            with suppress(StreamClosedError, TimeoutError):  # who has left, or stalls, does without
+                async with asyncio.timeout(self._limits.stall_seconds or None):
+                    await stream.write(FAREWELL)
 
     def drain(self) -> None:
         """The server shuts down: end now if the body is endless, at the chunk that is on its way."""

@@ -8,6 +8,7 @@ to finish it: a handler that raises after its first flush gives a 200 with a com
 
 import asyncio
 import logging
+import os
 import random
 import socket
 import struct
@@ -15,6 +16,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -35,17 +37,32 @@ log = logging.getLogger("millrace.serve")
 
 
 @dataclass(frozen=True, slots=True)
+class NginxFiles:
+    """Where nginx has the files of the library: its internal location `prefix` is the folder `root`."""
+
+    prefix: str
+    root: Path
+
+    def uri(self, path: str) -> str:
+        """What nginx knows the file at `path` by; empty: it does not lie in the library."""
+        name = os.path.relpath(path, self.root)
+        return "" if name.startswith("..") else self.prefix + quote(os.fsencode(name))
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """What every streamed response is sent with.
 
     Args:
         compression: gzip's level for what is coded on its way; 0: nothing is.
+        nginx: None: it sends no files for us.
     """
 
     limits: Limits
     open_streams: OpenStreams
     repeats: Repeats = field(default_factory=Repeats)
     compression: int = LEVEL
+    nginx: NginxFiles | None = None
 
 
 class StreamResource(Resource):
@@ -107,6 +124,10 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
     if can_be_coded(body.facts.media_type):
         response.vary_by("Accept-Encoding")
     facts = _facts(response, body.facts, body.slice is not None)
+    nginx = response.delivery.nginx
+    if nginx and body.path and facts is body.facts and not facts.coding and (uri := nginx.uri(body.path)):
+        _leave_to_nginx(response, body, attachment, uri)
+        return
     plan = conditional.plan(
         response.request.method or "", response.request.headers, facts, body.slice is not None
     )
@@ -155,6 +176,16 @@ def _remember(response: StreamResource, body: Body, plan: conditional.Plan) -> N
     )
 
 
+def _leave_to_nginx(response: StreamResource, body: Body, attachment: str, uri: str) -> None:
+    """Have nginx answer with the file. Its validators are its own, and so are conditions and ranges."""
+    response.set_header("Content-Type", body.facts.media_type)
+    response.set_header("X-Accel-Redirect", uri)
+    _set_caching(response, body)
+    if attachment:
+        response.set_header("Content-Disposition", _disposition(attachment))
+    response.finish()
+
+
 async def _send(
     response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan, coder: Coder | None
 ) -> None:
@@ -174,9 +205,11 @@ async def _send(
     if outcome is Outcome.DRAINED and body.facts.live:
         retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
         await pump.last_words(retry if response.is_events else body.ending(), whole=True)
-        _end(response, pump, whole=True)
-    else:
-        _end(response, pump, whole=outcome is Outcome.COMPLETE)
+        outcome = Outcome.COMPLETE
+    whole = outcome is Outcome.COMPLETE
+    if whole and response.close_delimited:
+        await pump.farewell()
+    _end(response, pump, whole=whole)
 
 
 async def _break_off(response: StreamResource, pump: Pump, error: BaseException) -> None:

@@ -46,6 +46,7 @@ from handlers.pump import OpenStreams
 from handlers.repeats import Answer, Repeats
 from handlers.resource import request_id
 from media.database import CatalogueError
+from server import tls
 from server.access_log import log_repeat
 from server.app import make_app
 from server.log import start_worker_log
@@ -82,15 +83,16 @@ class Signals:
     """What the process is told from outside, between entering and leaving.
 
     SIGTERM and SIGINT: the first sets `asked`, the second `hurried`, the third ends the process where it
-    stands. SIGHUP calls `rescan`; until there is one it is ignored, and does not kill. The process ends by
-    itself, with exit code 0, when it has not `limit_seconds` after the first, and EXIT_SECONDS after the
-    second. Only the main thread may enter.
+    stands. SIGHUP calls `rescan` and `renew`; until there are any it is ignored, and does not kill. The
+    process ends by itself, with exit code 0, when it has not `limit_seconds` after the first, and
+    EXIT_SECONDS after the second. Only the main thread may enter.
     """
 
     def __init__(self, limit_seconds: float) -> None:
         self.asked = asyncio.Event()
         self.hurried = asyncio.Event()
         self.rescan: Callable[[], object] = lambda: None
+        self.renew: Callable[[], object] = lambda: None
         self._limit_seconds = limit_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._count = 0
@@ -134,7 +136,7 @@ class Signals:
         self.told(self._count)
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
-        self._tell(lambda: self.rescan())
+        self._tell(lambda: (self.rescan(), self.renew()))
 
     def _tell(self, callback: Callable[[], object]) -> None:
         # A signal interrupts anything: only this call is safe then, and it wakes the loop.
@@ -298,7 +300,7 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
     """Serve until `signals` ask for an end, then drain. `worker`: as one of several processes.
 
     Raises:
-        SettingsError: the address cannot be listened on, or the database cannot be used.
+        SettingsError: the address cannot be listened on, or the database or certificate cannot be used.
     """
     signals.attach(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
@@ -315,6 +317,12 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
                 idle_connection_timeout=IDLE_SECONDS,
                 body_timeout=IDLE_SECONDS,
             )
+            if settings.certificate and settings.key:
+                speaking = tls.speaking(server, settings.certificate, settings.key)
+                try:
+                    signals.renew = await stack.enter_async_context(speaking)
+                except tls.PairError as error:  # changed since the settings were read
+                    raise SettingsError(f"--{error.setting} must be {error}") from error
             scan = partial(_scan, resources, worker)
             if worker is None or worker.scans:
                 signals.rescan = scan
@@ -443,7 +451,8 @@ async def _greeting(settings: Settings, resources: Resources, sockets: list[sock
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     host = f"[{host}]" if ":" in host else host
     port = sockets[0].getsockname()[1]
-    return f"Millrace serves {many} and the texts of {settings.media} at http://{host}:{port}/"
+    scheme = "http" if settings.certificate is None else "https"
+    return f"Millrace serves {many} and the texts of {settings.media} at {scheme}://{host}:{port}/"
 
 
 def _greet(greeting: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from handlers.pump import Limits, OpenStreams
-from handlers.serve import Delivery
+from handlers.serve import Delivery, NginxFiles
 from media.catalogue import Catalogue, default_database
 from media.database import CatalogueError
 from media.decoding import EncodingCache
@@ -82,6 +82,7 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
         SettingsError: the database cannot be used.
     """
     limits = Limits(heartbeat_seconds=settings.heartbeat, stall_seconds=settings.stall)
+    nginx = NginxFiles(settings.accel_redirect, settings.media) if settings.accel_redirect else None
     async with AsyncExitStack() as stack:
         try:
             url = settings.database or await asyncio.to_thread(default_database, settings.media)
@@ -91,7 +92,7 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             raise SettingsError(f"--database cannot be used: {error}") from error
         scanner = Scanner(settings.media, catalogue, progress=progress)
         stack.push_async_callback(scanner.stop)
-        delivery = Delivery(limits, OpenStreams(), compression=settings.compression)
+        delivery = Delivery(limits, OpenStreams(), compression=settings.compression, nginx=nginx)
         yield Resources(settings.media, catalogue, scanner, delivery)
 
 

@@ -28,6 +28,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from server import tls
+
 MOST_SECONDS = 86_400
 """The longest time that can be set: a day. "No limit" is 0."""
 
@@ -42,6 +44,8 @@ _DRIVERS = {
     "postgres": "postgresql+asyncpg",
 }
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
+
+_LOCATION = re.compile(r"/(?:(?!\.\.?/)[A-Za-z0-9._~-]+/)+")
 
 
 class SettingsError(Exception):
@@ -82,8 +86,28 @@ class Settings(BaseSettings):
     forgot to set must not open the server to the world.
     """
 
+    certificate: Path | None = _setting(None, "TLS", "FILE", "a file that exists", "plain HTTP")
+    """Certificate and chain in PEM, for https.
+
+    Absolute, links not resolved: a renewal may turn them. None: plain HTTP is spoken.
+    """
+
+    key: Path | None = _setting(None, "TLS", "FILE", "a file that exists", "none")
+    """Its private key in PEM, without a passphrase.
+
+    Checked, it belongs to `certificate`. None exactly where that is.
+    """
+
+    accel_redirect: str = _setting(
+        "", "Proxy", "URI", "a path that begins and ends with a slash, such as /files/", "off"
+    )
+    """Where nginx sends files from, /files/ say.
+
+    Empty: Millrace sends them itself.
+    """
+
     media: Path = _setting(_ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
-    """Folder with the texts and tracks to serve.
+    """Folder with texts and tracks to serve.
 
     It exists and can be read; absolute, links resolved. `~` is understood.
     """
@@ -133,7 +157,7 @@ class Settings(BaseSettings):
     """
 
     compression: int = _setting(4, "Streams", "LEVEL", "a whole number from 0 to 9", ge=0, le=9)
-    """Level of gzip for texts, 1 fast to 9 small; 0: none.
+    """Level of gzip for text, 1 fast to 9 small; 0: none.
 
     0 is no zstd either; it has a level of its own.
     """
@@ -174,6 +198,42 @@ class Settings(BaseSettings):
                 raise ValueError("asyncio or auto where uvloop is not installed (the extra `uvloop`)")
             return "asyncio"
         return value.replace("auto", "uvloop")
+
+    @field_validator("certificate", "key", mode="before")
+    @classmethod
+    def _is_path(cls, value: object) -> Path | None:
+        if value == "":  # again a variable that was forgotten: it must not turn TLS off
+            raise ValueError
+        try:
+            return None if value is None else Path(str(value)).expanduser().absolute()
+        except RuntimeError:  # the home of nobody
+            raise ValueError from None
+
+    @field_validator("certificate")
+    @classmethod
+    def _is_certificate(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            tls.check_certificate(value)
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _belongs_to_certificate(cls, value: Path | None, others: ValidationInfo) -> Path | None:
+        if "certificate" not in others.data:  # it is wrong, and will be named
+            return value
+        certificate = others.data["certificate"]
+        if (certificate is None) != (value is None):
+            raise ValueError("given together with --certificate")
+        if value is not None:
+            tls.load(certificate, value)
+        return value
+
+    @field_validator("accel_redirect")
+    @classmethod
+    def _is_location(cls, value: str) -> str:
+        if value and not _LOCATION.fullmatch(value):
+            raise ValueError
+        return value
 
     @field_validator("media", mode="before")
     @classmethod
@@ -283,7 +343,7 @@ def _flags(arguments: Sequence[str]) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--flag value] ...",
-        description="Serve text, audio and live data over plain HTTP.",
+        description="Serve text, audio and live data over HTTP.",
         epilog="In brackets: the default. Each flag is also an environment variable, MILLRACE_ and its name: "
         "--log-level is MILLRACE_LOG_LEVEL. The flag wins. docs/operations.md says more.",
         add_help=False,
@@ -313,7 +373,8 @@ def _sentence(error: ErrorDetails, flags: Collection[str]) -> str:
     given = {name.upper() for name, value in os.environ.items() if value}
     name = row.variable if row.name not in flags and row.variable in given else row.flag
     right = str(error.get("ctx", {}).get("error", "")) or row.right
-    return f"{name} must be {right}, not {_quoted(str(error['input']))}"
+    found = "" if error["input"] is None else f", not {_quoted(str(error['input']))}"
+    return f"{name} must be {right}{found}"
 
 
 def _quoted(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from tornado.web import Application
 
 from handlers.coding import LEVEL
 from handlers.pump import Limits, OpenStreams
-from handlers.serve import Delivery, StreamResource, serve
+from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from media.catalogue import Catalogue
 from media.source import Body, Chunks, Facts, Source
 from server import lifecycle
@@ -243,16 +244,19 @@ async def serving(
     scan: bool = True,
     compression: int = LEVEL,
     routes: "Sequence[Route]" = (),
+    nginx: NginxFiles | None = None,
+    encryption: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
 
     Args:
         scan: False: there is no catalogue, for tests that ask for no tracks; it would take longest of all.
         routes: their arguments may hold `"delivery": None`: it is filled in.
+        encryption: None: plain HTTP.
     """
     catalogue = Catalogue(f"sqlite+aiosqlite:///{root}.sqlite3")
     async with catalogue if scan else nullcontext():
-        delivery = Delivery(limits, OpenStreams(), compression=compression)
+        delivery = Delivery(limits, OpenStreams(), compression=compression, nginx=nginx)
         resources = Resources(root, catalogue, Scanner(root, catalogue, progress=False), delivery)
         if scan:
             await resources.scanner.start()
@@ -260,7 +264,11 @@ async def serving(
         for pattern, handler, arguments in routes:
             app.add_handlers(".*", [(pattern, handler, {**arguments, "delivery": delivery})])
         server = lifecycle.Server(
-            app, repeats=delivery.repeats, max_body_size=REQUEST_BYTES, max_buffer_size=REQUEST_BYTES
+            app,
+            repeats=delivery.repeats,
+            max_body_size=REQUEST_BYTES,
+            max_buffer_size=REQUEST_BYTES,
+            ssl_options=encryption,
         )
         sockets = bind_sockets(0, "127.0.0.1", family=socket.AF_INET)
         server.add_sockets(sockets)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 20
 """The machine may be busy; the start takes a second."""
 
-_START_LINE = re.compile(r"Millrace serves .* at http://(\S+):([0-9]+)/\n")
+_START_LINE = re.compile(r"Millrace serves .* at (https?)://(\S+):([0-9]+)/\n")
 _UNEXPECTED = re.compile(r"^(\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*|Traceback.*|Exception .*)$", re.MULTILINE)
 
 
@@ -78,8 +78,8 @@ class Process:
         until(lambda: self.popen.poll() is not None or _START_LINE.search(self.out), START_SECONDS)
         line = _START_LINE.search(self.out)
         assert line is not None, f"exit code {self.popen.poll()}: {self.out}{self.log}"
-        self.port = int(line[2])
-        self.url = f"http://{line[1]}:{line[2]}"
+        self.port = int(line[3])
+        self.url = f"{line[1]}://{line[2]}:{line[3]}"
         return self
 
     def signal(self, number: int) -> None:

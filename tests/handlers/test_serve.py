@@ -1,17 +1,18 @@
 """serve(source) through a real server: statuses, headers, and what an event stream says last."""
 
 import json
+import unicodedata
 from array import array
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 
 from handlers.resource import FAILED
-from handlers.serve import serve
+from handlers.serve import NginxFiles, serve
 from media.source import (
     BadParameter,
     Body,
@@ -297,3 +298,61 @@ async def test_a_view_of_wide_items_is_framed_by_its_bytes(tmp_path: Path, facts
         response = await server.get("/s")
     assert response.whole
     assert response.body == bytes(wide) + b"x" * 100_000 + bytes(wide)
+
+
+# --- files that nginx sends ---
+
+
+@pytest.fixture
+def left_to_nginx(tmp_path: Path) -> tuple[Path, NginxFiles]:
+    """A library, and where nginx has it."""
+    library = tmp_path / "library"
+    (library / "folder").mkdir(parents=True)
+    (library / "folder" / "노래 100%.txt").write_text("text\n")
+    (library / unicodedata.normalize("NFD", "가.txt")).write_text("text\n")
+    (library / "link.txt").symlink_to(library / "folder" / "노래 100%.txt")
+    (library / "cp949.txt").write_text("맷돌이 돌아간다.\n" * 200, encoding="cp949")
+    return library, NginxFiles("/files/", library)
+
+
+@pytest.mark.parametrize(
+    ("name", "uri"),
+    [
+        ("folder/노래 100%.txt", "/files/folder/%EB%85%B8%EB%9E%98%20100%25.txt"),
+        ("가.txt", "/files/%E1%84%80%E1%85%A1.txt"),
+        ("link.txt", "/files/folder/%EB%85%B8%EB%9E%98%20100%25.txt"),
+    ],
+    ids=["odd", "normal form", "link"],
+)
+@pytest.mark.gen_test
+async def test_file_is_left_to_nginx(left_to_nginx: tuple[Path, NginxFiles], name: str, uri: str) -> None:
+    """By its name on disk; conditions and ranges are for nginx, whose entity tag the client has."""
+    library, nginx = left_to_nginx
+    async with serving(library, scan=False, nginx=nginx) as server:
+        for headers in ({}, {"range": "bytes=0-1"}, {"if_match": '"nginx"'}, {"if_none_match": "*"}):
+            response = await server.get(f"/text/{quote(name)}", **headers)
+            assert (response.status, response.body) == (200, b"")
+            assert response.headers["X-Accel-Redirect"] == uri
+            assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+            assert response.headers["Cache-Control"] == "no-cache"
+            assert not {"Etag", "Last-Modified", "Accept-Ranges"} & set(response.headers)
+        response = await server.get("/text/link.txt?download=1", "HEAD")
+        assert response.headers["X-Accel-Redirect"]
+        assert 'filename="link.txt"' in response.headers["Content-Disposition"]
+
+
+@pytest.mark.gen_test
+async def test_what_is_no_file_of_the_library_is_not_left_to_nginx(
+    left_to_nginx: tuple[Path, NginxFiles],
+) -> None:
+    """Decoded texts, paced ones, events, the page with its scripts, and what is missing."""
+    library, nginx = left_to_nginx
+    name = quote("folder/노래 100%.txt")
+    targets = ("/text/cp949.txt", f"/text/{name}?pace=0.001", f"/text/{name}?format=sse", "/static/app.js")
+    async with serving(library, scan=False, nginx=nginx) as server:
+        for target in targets:
+            response = await server.get(target)
+            assert response.status == 200
+            assert response.body
+            assert "X-Accel-Redirect" not in response.headers
+        assert (await server.get("/text/missing")).status == 404

@@ -17,6 +17,7 @@ PORT = "a whole number from 0 to 65535"
 HOST = "an IP address or a host name, without a port"
 SECONDS = "a number of seconds from 0 to 86400"
 PROCESSES = "a whole number from 0 to 1024"
+LOCATION = "a path that begins and ends with a slash, such as /files/"
 URL = "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://"
 
 
@@ -49,6 +50,9 @@ def test_defaults() -> None:
     assert settings.model_dump() == {
         "port": 8888,
         "address": "127.0.0.1",
+        "certificate": None,
+        "key": None,
+        "accel_redirect": "",
         "media": ROOT / "media" / "samples",
         "database": "",
         "heartbeat": 15.0,
@@ -66,13 +70,16 @@ def test_every_flag_is_read(library: Path) -> None:
     """Each flag sets its field, with the value behind a space or behind `=`."""
     flags = (
         "--port 0 --address=::1 --database=sqlite+aiosqlite:///c.db --heartbeat 0 --stall=0.5 --drain 86400"
-        " --compression=0"
+        " --compression=0 --accel-redirect /a/b.c/"
     )
     others = "--sendfile=off --loop=uvloop --processes=3 --log-level=error"
     settings = read_settings([*flags.split(), "--media", str(library), *others.split()])
     assert settings.model_dump() == {
         "port": 0,
         "address": "::1",
+        "certificate": None,  # tests/server/test_tls.py has those two
+        "key": None,
+        "accel_redirect": "/a/b.c/",
         "media": library,
         "database": "sqlite+aiosqlite:///c.db",
         "heartbeat": 0.0,
@@ -179,6 +186,12 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--address", "a..b", HOST),
         ("--address", "a b", HOST),
         ("--address", "a" * 64, HOST),
+        ("--accel-redirect", "files/", LOCATION),
+        ("--accel-redirect", "/", LOCATION),
+        ("--accel-redirect", "/files", LOCATION),
+        ("--accel-redirect", "/a//b/", LOCATION),
+        ("--accel-redirect", "/a/../b/", LOCATION),
+        ("--accel-redirect", "/a b/", LOCATION),
         ("--media", "", "a folder that exists"),
         ("--media", "no/such/folder", "a folder that exists"),
         ("--media", "~nobody-of-this-name/music", "a folder that exists"),
@@ -314,7 +327,7 @@ def test_flags_that_are_none(arguments: list[str], sentence: str) -> None:
         ("MILLRACE_PROT", "MILLRACE_PROT is not a setting; did you mean MILLRACE_PORT?"),
         ("millrace_prot", "millrace_prot is not a setting; did you mean MILLRACE_PORT?"),
         ("MILLRACE_LOGLEVEL", "MILLRACE_LOGLEVEL is not a setting; did you mean MILLRACE_LOG_LEVEL?"),
-        ("MILLRACE_", "MILLRACE_ is not a setting; did you mean MILLRACE_PORT?"),
+        ("MILLRACE_", "MILLRACE_ is not a setting; did you mean MILLRACE_KEY?"),
         ("MILLRACE_QQQQQQQQQQQQ", "MILLRACE_QQQQQQQQQQQQ is not a setting; --help lists what there is"),
     ],
 )
