@@ -22,7 +22,8 @@ import orjson
 
 from handlers import conditional
 from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
-from handlers.pump import Limits, OpenStreams, Outcome, Pump
+from handlers.limits import Limits
+from handlers.pump import OpenStreams, Outcome, Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
@@ -217,9 +218,8 @@ def _end(response: StreamResource, pump: Pump, *, whole: bool) -> None:
     connection: Any = response.request.connection  # Tornado's abstract HTTPConnection has no stream
     stream = connection.stream
     if not whole and not stream.closed():
-        # Without a length and without chunks an end looks like success, and a client that has stalled would
-        # keep what the kernel holds for it: there a reset says what happened.
-        if response.close_delimited or pump.outcome is Outcome.STALLED:
+        # Without a length and without chunks an end looks like success: there a reset says what happened.
+        if response.close_delimited:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         stream.close()
     response.finish()

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handlers.pump import Limits, OpenStreams
+from handlers.limits import Limits
+from handlers.pump import OpenStreams
 from handlers.serve import Delivery
 from media.catalogue import Catalogue, default_database
 from media.database import CatalogueError
@@ -81,7 +82,12 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
     Raises:
         SettingsError: the database cannot be used.
     """
-    limits = Limits(heartbeat_seconds=settings.heartbeat, stall_seconds=settings.stall)
+    limits = Limits(
+        heartbeat_seconds=settings.heartbeat,
+        stall_seconds=settings.stall,
+        min_rate=settings.min_rate,
+        header_seconds=settings.header_timeout,
+    )
     async with AsyncExitStack() as stack:
         try:
             url = settings.database or await asyncio.to_thread(default_database, settings.media)

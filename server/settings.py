@@ -31,6 +31,9 @@ from sqlalchemy.exc import ArgumentError
 MOST_SECONDS = 86_400
 """The longest time that can be set: a day. "No limit" is 0."""
 
+MOST_BYTES = 10**12
+"""The most bytes, or bytes a second, that can be set."""
+
 _ROOT = Path(__file__).resolve().parent.parent
 _PREFIX = "MILLRACE_"
 _DRIVERS = {
@@ -38,6 +41,7 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgres": "postgresql+asyncpg",
 }
+_PLAIN: dict[object, str] = {int: r"[0-9]+", float: r"[0-9]+(\.[0-9]+)?"}
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
 
 
@@ -54,6 +58,11 @@ def _setting(default: Any, group: str, value: str, right: str, shown: str = "", 
 def _seconds(default: int) -> Any:
     right = f"a number of seconds from 0 to {MOST_SECONDS}"
     return _setting(default, "Times", "SECONDS", right, ge=0, le=MOST_SECONDS)
+
+
+def _whole(default: int, group: str, value: str, most: int) -> Any:
+    """A field of a whole number, 0 included."""
+    return _setting(default, group, value, f"a whole number from 0 to {most}", ge=0, le=most)
 
 
 class Settings(BaseSettings):
@@ -80,7 +89,7 @@ class Settings(BaseSettings):
     """
 
     media: Path = _setting(_ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
-    """Folder with the texts and tracks to serve.
+    """Folder of the texts and tracks to serve.
 
     It exists and can be read; absolute, links resolved. `~` is understood.
     """
@@ -107,6 +116,20 @@ class Settings(BaseSettings):
     drain: float = _seconds(10)
     """Time to finish downloads at shutdown; 0: none."""
 
+    header_timeout: float = _seconds(20)
+    """Time for a request's header; 0: no limit."""
+
+    idle_timeout: float = _seconds(75)
+    """Time to wait for the next request; 0: no limit."""
+
+    body_timeout: float = _seconds(75)
+    """Time for a request's body; 0: no limit."""
+
+    max_body: int = _whole(1024 * 1024, "Limits", "BYTES", MOST_BYTES)
+    """Most bytes of a request's body; 0: no limit."""
+
+    min_rate: int = _whole(240, "Limits", "BYTES", MOST_BYTES)
+    """Least bytes a second of a client; 0: no limit."""
     sendfile: Literal["on", "off"] = _setting("on", "Process", "SWITCH", "on or off")
     """Have the kernel send files, where it can.
 
@@ -134,12 +157,12 @@ class Settings(BaseSettings):
 
     # A ValueError below says what would be right, or nothing where the field's own words do.
 
-    @field_validator("port", "heartbeat", "stall", "drain", "compression", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
     def _is_plain_number(cls, value: object, field: ValidationInfo) -> object:
         # pydantic would also take `1_000`, ` 7 `, `1e3` and `nan`.
-        pattern = r"[0-9]+" if field.field_name in ("port", "compression") else r"[0-9]+(\.[0-9]+)?"
-        if isinstance(value, str) and not re.fullmatch(pattern, value):
+        pattern = _PLAIN.get(cls.model_fields[str(field.field_name)].annotation)
+        if pattern and isinstance(value, str) and not re.fullmatch(pattern, value):
             raise ValueError
         return value
 

@@ -14,13 +14,14 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers.coding import LEVEL
-from handlers.pump import Limits, OpenStreams
+from handlers.limits import Limits
+from handlers.pump import OpenStreams
 from handlers.serve import Delivery, StreamResource, serve
 from media.catalogue import Catalogue
 from media.source import Body, Chunks, Facts, Source
 from server import lifecycle
 from server.app import make_app
-from server.lifecycle import REQUEST_BYTES
+from server.lifecycle import AHEAD_BYTES
 from server.resources import Resources, Scanner
 
 Route = tuple[str, type, Mapping[str, object]]
@@ -226,6 +227,29 @@ def chunks_route(
     return source_route(path, make)
 
 
+class Script:
+    """A source that a test leads by the hand: it yields what is put in, and tells when it was closed."""
+
+    def __init__(self) -> None:
+        self.items: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.started = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def chunks(self) -> Chunks:
+        """What was put in, until None."""
+        self.started.set()
+        try:
+            while (item := await self.items.get()) is not None:
+                yield item
+        finally:
+            self.closed.set()
+
+    def put(self, *items: bytes | None) -> None:
+        """Have these yielded; None ends the body."""
+        for item in items:
+            self.items.put_nowait(item)
+
+
 async def eventually(condition: Callable[[], object], seconds: float = 5) -> float:
     """Wait until `condition()` is true. Gives the seconds that it took."""
     began = time.monotonic()
@@ -260,7 +284,11 @@ async def serving(
         for pattern, handler, arguments in routes:
             app.add_handlers(".*", [(pattern, handler, {**arguments, "delivery": delivery})])
         server = lifecycle.Server(
-            app, repeats=delivery.repeats, max_body_size=REQUEST_BYTES, max_buffer_size=REQUEST_BYTES
+            app,
+            repeats=delivery.repeats,
+            limits=limits,
+            max_body_size=AHEAD_BYTES,
+            max_buffer_size=AHEAD_BYTES,
         )
         sockets = bind_sockets(0, "127.0.0.1", family=socket.AF_INET)
         server.add_sockets(sockets)

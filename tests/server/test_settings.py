@@ -15,6 +15,7 @@ from server.settings import Settings, SettingsError, read_settings, rows, versio
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORT = "a whole number from 0 to 65535"
 HOST = "an IP address or a host name, without a port"
+BYTES = "a whole number from 0 to 1000000000000"
 SECONDS = "a number of seconds from 0 to 86400"
 URL = "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://"
 
@@ -53,6 +54,11 @@ def test_defaults() -> None:
         "heartbeat": 15.0,
         "stall": 30.0,
         "drain": 10.0,
+        "header_timeout": 20.0,
+        "idle_timeout": 75.0,
+        "body_timeout": 75.0,
+        "max_body": 1024 * 1024,
+        "min_rate": 240,
         "sendfile": "on",
         "loop": "asyncio",
         "compression": 4,
@@ -66,6 +72,7 @@ def test_every_flag_is_read(library: Path) -> None:
         "--port 0 --address=::1 --database=sqlite+aiosqlite:///c.db --heartbeat 0 --stall=0.5 --drain 86400"
         " --compression=0"
     )
+    flags += " --header-timeout 0 --idle-timeout=1.5 --body-timeout 2 --max-body 0 --min-rate=1000"
     settings = read_settings(
         [*flags.split(), "--media", str(library), "--log-level=error", "--sendfile=off", "--loop=uvloop"]
     )
@@ -77,6 +84,11 @@ def test_every_flag_is_read(library: Path) -> None:
         "heartbeat": 0.0,
         "stall": 0.5,
         "drain": 86400.0,
+        "header_timeout": 0.0,
+        "idle_timeout": 1.5,
+        "body_timeout": 2.0,
+        "max_body": 0,
+        "min_rate": 1000,
         "sendfile": "off",
         "loop": "uvloop",
         "compression": 0,
@@ -195,6 +207,11 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--stall", "1e3", SECONDS),
         ("--drain", "86400.1", SECONDS),
         ("--drain", "1,5", SECONDS),
+        ("--header-timeout", "1m", SECONDS),
+        ("--idle-timeout", "-1", SECONDS),
+        ("--body-timeout", "", SECONDS),
+        ("--max-body", "1M", BYTES),
+        ("--min-rate", "0.5", BYTES),
         ("--sendfile", "true", "on or off"),
         ("--loop", "", "asyncio, uvloop or auto"),
         ("--compression", "10", "a whole number from 0 to 9"),
@@ -321,7 +338,7 @@ def test_settings_are_frozen() -> None:
 def test_help_fits_a_terminal_and_names_every_flag(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line a setting within 80 columns, also when another setting is wrong."""
+    """One line a setting within 80 columns, or two of a long flag; also when another setting is wrong."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("MILLRACE_PORT", "abc")
     with pytest.raises(SystemExit) as caught:
@@ -331,9 +348,8 @@ def test_help_fits_a_terminal_and_names_every_flag(
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
     for row in rows():
-        assert [
-            line for line in lines if line.split()[:1] == [row.flag] and line.endswith(f" [{row.default}]")
-        ]
+        (at,) = (number for number, line in enumerate(lines) if line.split()[:1] == [row.flag])
+        assert any(line.endswith(f" [{row.default}]") for line in lines[at : at + 2])
     assert "MILLRACE_LOG_LEVEL" in shown
     assert "None" not in shown
 
