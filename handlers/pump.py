@@ -28,6 +28,7 @@ It never interrupts the source either: asyncio.timeout round anext() would kill 
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from enum import StrEnum
@@ -86,6 +87,7 @@ class OpenStreams:
     def __init__(self) -> None:
         self.draining = False
         self._pumps: set[Pump] = set()
+        self._of_client: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -93,16 +95,24 @@ class OpenStreams:
         return len(self._pumps)
 
     @contextmanager
-    def holding(self, pump: "Pump") -> Iterator[None]:
-        """Count `pump` among the open ones meanwhile."""
+    def holding(self, pump: "Pump", client: str) -> Iterator[None]:
+        """Count `pump` among the open ones, and among those of `client`, meanwhile."""
         self._pumps.add(pump)
+        self._of_client[client] += 1
         self._empty.clear()
         try:
             yield
         finally:
             self._pumps.remove(pump)
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
             if not self._pumps:
                 self._empty.set()
+
+    def of(self, client: str) -> int:
+        """How many of them are sent to `client`."""
+        return self._of_client[client]
 
     def drain(self) -> None:
         """End the endless ones at a chunk boundary, now and as they come; finite ones go on."""

@@ -22,12 +22,15 @@ import orjson
 
 from handlers import conditional
 from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
-from handlers.limits import Limits
+from handlers.limits import Limits, client_of
 from handlers.pump import OpenStreams, Outcome, Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
 from media.source import Body, Chunks, Facts, Source, SourceError
+
+RETRY_AFTER_SECONDS = 10
+"""When to come back who found too many streams open."""
 
 RETRY_MILLISECONDS = (1000, 5000)
 """Drained event streams come back after a random time between these, so that not all come at once."""
@@ -85,11 +88,14 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
 
     Raises:
         SourceError: the source failed before the first byte, and nothing was sent.
-        Problem: a condition or a range does not hold.
+        Problem: a condition or a range does not hold, or too many streams are open.
     """
     open_streams = response.delivery.open_streams
+    client = client_of(response.request.remote_ip or "")
+    if response.request.method != "HEAD":
+        _refuse_too_many(response.delivery, client)
     pump = response.pump = Pump(response, response.delivery.limits, open_streams)
-    with open_streams.holding(pump):
+    with open_streams.holding(pump, client):
         try:
             async with AsyncExitStack() as stack:
                 body = await pump.enter(source, stack)
@@ -102,6 +108,17 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
                 raise
             # Left to itself Tornado would finish the body here, as if it were whole.
             await _break_off(response, pump, error)
+
+
+def _refuse_too_many(delivery: Delivery, client: str) -> None:
+    """Before the source is entered: who is refused costs nothing. What is not streamed is not counted."""
+    limits, open_streams = delivery.limits, delivery.open_streams
+    after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if 0 < limits.most_streams <= len(open_streams):
+        raise Problem(503, "The server sends as many streams as it may; try again later.", after)
+    if 0 < limits.most_streams_per_client <= open_streams.of(client):
+        most = limits.most_streams_per_client
+        raise Problem(429, f"One client may have {most} streams open; end one, or try again later.", after)
 
 
 async def _respond(response: StreamResource, pump: Pump, body: Body, attachment: str) -> None:

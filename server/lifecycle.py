@@ -28,7 +28,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, cast
 
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
@@ -49,6 +49,7 @@ from media.database import CatalogueError
 from server.access_log import log_repeat
 from server.app import make_app
 from server.connections import Connection, Watch
+from server.forwarded import Trusted, origin, trusted
 from server.resources import Resources, open_resources
 from server.settings import Settings, SettingsError
 
@@ -152,11 +153,18 @@ class Server(HTTPServer):
     """An HTTPServer that can say which of its connections are at work, and wait until none is."""
 
     def initialize(  # type: ignore[override]
-        self, *args: Any, repeats: Repeats, limits: Limits, sendfile: bool = True, **kwargs: Any
+        self,
+        *args: Any,
+        repeats: Repeats,
+        limits: Limits,
+        proxies: Trusted = (),
+        sendfile: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().initialize(*args, **kwargs)
         self._sendfile = sendfile and outgoing.SUPPORTED
         self.repeats = repeats
+        self.proxies = proxies
         self._watch = Watch(limits)
         self._watched: dict[object, Connection] = {}
         self.at_work: set[object] = set()
@@ -231,6 +239,10 @@ class _Request(HTTPMessageDelegate):
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         assert isinstance(start_line, RequestStartLine)
         self._watched.receives()
+        if self._server.proxies:
+            # A request has a connection object of its own: what is set here is not the next one's.
+            connection = cast(HTTP1Connection, self._request_conn)
+            connection.context = origin(connection.context, headers, self._server.proxies)
         if not start_line.path.startswith("/"):
             # A whole URL in place of a path must be taken (RFC 9112 §3.2.2).
             path = _ABSOLUTE.sub("", start_line.path, count=1) or "/"
@@ -301,6 +313,7 @@ async def run(settings: Settings, signals: Signals) -> None:
                 repeats=resources.delivery.repeats,
                 sendfile=settings.sendfile == "on",
                 limits=resources.delivery.limits,
+                proxies=trusted(settings.trusted_proxies),
                 max_body_size=settings.max_body or sys.maxsize,
                 max_buffer_size=AHEAD_BYTES,
                 idle_connection_timeout=settings.idle_timeout or NEVER_SECONDS,

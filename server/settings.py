@@ -28,11 +28,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from server.forwarded import trusted
+
 MOST_SECONDS = 86_400
 """The longest time that can be set: a day. "No limit" is 0."""
 
 MOST_BYTES = 10**12
 """The most bytes, or bytes a second, that can be set."""
+
+MOST_STREAMS = 1_000_000
+"""The most streams that can be set."""
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PREFIX = "MILLRACE_"
@@ -125,6 +130,17 @@ class Settings(BaseSettings):
     body_timeout: float = _seconds(75)
     """Time for a request's body; 0: no limit."""
 
+    max_streams: int = _whole(10_000, "Limits", "NUMBER", MOST_STREAMS)
+    """Most streams at a time; 0: no limit."""
+
+    max_streams_per_client: int = _whole(1000, "Limits", "NUMBER", MOST_STREAMS)
+    """Most streams of one client address; 0: no limit."""
+
+    trusted_proxies: str = _setting(
+        "", "Limits", "ADDRESSES", "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16", "none"
+    )
+    """Proxies whose X-Forwarded-For is believed."""
+
     max_body: int = _whole(1024 * 1024, "Limits", "BYTES", MOST_BYTES)
     """Most bytes of a request's body; 0: no limit."""
 
@@ -185,6 +201,15 @@ class Settings(BaseSettings):
                 raise ValueError("asyncio or auto where uvloop is not installed (the extra `uvloop`)")
             return "asyncio"
         return value.replace("auto", "uvloop")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _is_networks(cls, value: str) -> str:
+        try:
+            trusted(value)
+        except ValueError:
+            raise ValueError from None
+        return value
 
     @field_validator("media", mode="before")
     @classmethod

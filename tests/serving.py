@@ -21,6 +21,7 @@ from media.catalogue import Catalogue
 from media.source import Body, Chunks, Facts, Source
 from server import lifecycle
 from server.app import make_app
+from server.forwarded import trusted
 from server.lifecycle import AHEAD_BYTES
 from server.resources import Resources, Scanner
 
@@ -267,11 +268,13 @@ async def serving(
     scan: bool = True,
     compression: int = LEVEL,
     routes: "Sequence[Route]" = (),
+    proxies: str = "",
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
 
     Args:
         scan: False: there is no catalogue, for tests that ask for no tracks; it would take longest of all.
+        proxies: that are trusted.
         routes: their arguments may hold `"delivery": None`: it is filled in.
     """
     catalogue = Catalogue(f"sqlite+aiosqlite:///{root}.sqlite3")
@@ -287,6 +290,7 @@ async def serving(
             app,
             repeats=delivery.repeats,
             limits=limits,
+            proxies=trusted(proxies),
             max_body_size=AHEAD_BYTES,
             max_buffer_size=AHEAD_BYTES,
         )

@@ -17,6 +17,7 @@ PORT = "a whole number from 0 to 65535"
 HOST = "an IP address or a host name, without a port"
 BYTES = "a whole number from 0 to 1000000000000"
 SECONDS = "a number of seconds from 0 to 86400"
+NETWORKS = "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16"
 URL = "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://"
 
 
@@ -57,6 +58,9 @@ def test_defaults() -> None:
         "header_timeout": 20.0,
         "idle_timeout": 75.0,
         "body_timeout": 75.0,
+        "max_streams": 10_000,
+        "max_streams_per_client": 1000,
+        "trusted_proxies": "",
         "max_body": 1024 * 1024,
         "min_rate": 240,
         "sendfile": "on",
@@ -73,6 +77,7 @@ def test_every_flag_is_read(library: Path) -> None:
         " --compression=0"
     )
     flags += " --header-timeout 0 --idle-timeout=1.5 --body-timeout 2 --max-body 0 --min-rate=1000"
+    flags += " --max-streams 0 --max-streams-per-client=7 --trusted-proxies ::1,10.0.0.0/8"
     settings = read_settings(
         [*flags.split(), "--media", str(library), "--log-level=error", "--sendfile=off", "--loop=uvloop"]
     )
@@ -87,6 +92,9 @@ def test_every_flag_is_read(library: Path) -> None:
         "header_timeout": 0.0,
         "idle_timeout": 1.5,
         "body_timeout": 2.0,
+        "max_streams": 0,
+        "max_streams_per_client": 7,
+        "trusted_proxies": "::1,10.0.0.0/8",
         "max_body": 0,
         "min_rate": 1000,
         "sendfile": "off",
@@ -210,6 +218,11 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--header-timeout", "1m", SECONDS),
         ("--idle-timeout", "-1", SECONDS),
         ("--body-timeout", "", SECONDS),
+        ("--max-streams", "many", "a whole number from 0 to 1000000"),
+        ("--max-streams-per-client", "1000001", "a whole number from 0 to 1000000"),
+        ("--trusted-proxies", "localhost", NETWORKS),
+        ("--trusted-proxies", "10.0.0.1/8", NETWORKS),
+        ("--trusted-proxies", "10.0.0.1,", NETWORKS),
         ("--max-body", "1M", BYTES),
         ("--min-rate", "0.5", BYTES),
         ("--sendfile", "true", "on or off"),
