@@ -37,7 +37,7 @@ from typing import Any, TypeVar
 from tornado.web import RequestHandler
 
 from handlers.coding import Coder, in_pieces
-from handlers.limits import Limits
+from handlers.limits import Limits, RateLimit
 from handlers.outgoing import ClientStalled, RegionBroken
 from media.files import loaded
 from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken
@@ -135,9 +135,17 @@ class Pump:
 
     Args:
         response: has none of its headers sent.
+        client: whom its bytes are granted to by `rate`.
     """
 
-    def __init__(self, response: RequestHandler, limits: Limits, open_streams: OpenStreams) -> None:
+    def __init__(
+        self,
+        response: RequestHandler,
+        limits: Limits,
+        open_streams: OpenStreams,
+        rate: RateLimit,
+        client: str,
+    ) -> None:
         self.outcome: Outcome | None = None
         """How the response ended, as soon as that is known; None until then, and when all went well."""
         self._given_bytes = 0
@@ -147,6 +155,8 @@ class Pump:
         self._connection: Any = response.request.connection
         self._limits = limits
         self._open_streams = open_streams
+        self._rate = rate
+        self._client = client
         self._live = False
         self._heartbeat = b""
         self._length: int | None = None
@@ -305,6 +315,9 @@ class Pump:
             chunks = in_pieces(chunks)
         elif not getattr(self._connection.stream, "takes_regions", False):
             chunks = loaded(chunks)
+        if self._rate.bytes_per_second:
+            # A heartbeat, or a drained stream's end, may stand behind a chunk and not in the middle of one.
+            chunks = self._rate.paced(self._client, chunks, whole=self._live or bool(self._heartbeat))
         self._timers["tick"] = self._loop.call_soon(self._tick)
         async with aclosing(chunks):
             await self._gather_all(chunks)
@@ -425,6 +438,7 @@ class Pump:
             if self._busy() or self._gathered or not self._headers_sent:
                 self._last_write = now
             elif now >= self._last_write + self._limits.heartbeat_seconds:
+                self._rate.grant(self._client, len(self._heartbeat), now)  # it does not wait
                 self._write(self._heartbeat)
             waits.append(self._last_write + self._limits.heartbeat_seconds - now)
         if waits and not self._ended():

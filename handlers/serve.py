@@ -22,7 +22,7 @@ import orjson
 
 from handlers import conditional
 from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
-from handlers.limits import Limits, client_of
+from handlers.limits import Limits, RateLimit, client_of
 from handlers.pump import OpenStreams, Outcome, Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
@@ -48,6 +48,7 @@ class Delivery:
 
     limits: Limits
     open_streams: OpenStreams
+    rate: RateLimit = field(default_factory=RateLimit)
     repeats: Repeats = field(default_factory=Repeats)
     compression: int = LEVEL
 
@@ -94,7 +95,8 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
     client = client_of(response.request.remote_ip or "")
     if response.request.method != "HEAD":
         _refuse_too_many(response.delivery, client)
-    pump = response.pump = Pump(response, response.delivery.limits, open_streams)
+    delivery = response.delivery
+    pump = response.pump = Pump(response, delivery.limits, open_streams, delivery.rate, client)
     with open_streams.holding(pump, client):
         try:
             async with AsyncExitStack() as stack:
@@ -142,7 +144,8 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
         response.set_header("Content-Encoding", facts.coding)
     if attachment and plan.status != 304:
         response.set_header("Content-Disposition", _disposition(attachment))
-    if body.path and response.request.method == "GET":
+    # What is answered again is no stream: it would not be slowed down.
+    if body.path and response.request.method == "GET" and not response.delivery.rate.bytes_per_second:
         _remember(response, body, plan)
     if response.request.method == "HEAD" or plan.status == 304:
         # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handlers.limits import Limits
+from handlers.limits import Limits, RateLimit
 from handlers.pump import OpenStreams
 from handlers.serve import Delivery
 from media.catalogue import Catalogue, default_database
@@ -99,7 +99,8 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             raise SettingsError(f"--database cannot be used: {error}") from error
         scanner = Scanner(settings.media, catalogue, progress=progress)
         stack.push_async_callback(scanner.stop)
-        delivery = Delivery(limits, OpenStreams(), compression=settings.compression)
+        rate = RateLimit(settings.rate_limit)
+        delivery = Delivery(limits, OpenStreams(), rate, compression=settings.compression)
         yield Resources(settings.media, catalogue, scanner, delivery)
 
 

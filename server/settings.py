@@ -146,6 +146,9 @@ class Settings(BaseSettings):
 
     min_rate: int = _whole(240, "Limits", "BYTES", MOST_BYTES)
     """Least bytes a second of a client; 0: no limit."""
+
+    rate_limit: int = _whole(0, "Limits", "BYTES", MOST_BYTES)
+    """Most bytes a second to a client; 0: no limit."""
     sendfile: Literal["on", "off"] = _setting("on", "Process", "SWITCH", "on or off")
     """Have the kernel send files, where it can.
 

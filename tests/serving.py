@@ -14,7 +14,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers.coding import LEVEL
-from handlers.limits import Limits
+from handlers.limits import Limits, RateLimit
 from handlers.pump import OpenStreams
 from handlers.serve import Delivery, StreamResource, serve
 from media.catalogue import Catalogue
@@ -269,17 +269,19 @@ async def serving(
     compression: int = LEVEL,
     routes: "Sequence[Route]" = (),
     proxies: str = "",
+    rate_limit: int = 0,
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
 
     Args:
         scan: False: there is no catalogue, for tests that ask for no tracks; it would take longest of all.
         proxies: that are trusted.
+        rate_limit: bytes a second.
         routes: their arguments may hold `"delivery": None`: it is filled in.
     """
     catalogue = Catalogue(f"sqlite+aiosqlite:///{root}.sqlite3")
     async with catalogue if scan else nullcontext():
-        delivery = Delivery(limits, OpenStreams(), compression=compression)
+        delivery = Delivery(limits, OpenStreams(), RateLimit(rate_limit), compression=compression)
         resources = Resources(root, catalogue, Scanner(root, catalogue, progress=False), delivery)
         if scan:
             await resources.scanner.start()

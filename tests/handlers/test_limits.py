@@ -1,14 +1,16 @@
-"""What a client may have: streams at a time."""
+"""What a client may have: streams at a time, and bytes a second."""
 
 import asyncio
 import json
+import os
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from handlers.limits import Limits, client_of
-from media.source import Chunks
+from handlers.limits import BURST_SECONDS, LEAST_PIECE_BYTES, Limits, RateLimit, client_of
+from media.source import Chunk, Chunks, FileRegion
 from tests.conftest import AccessLog
 from tests.serving import Client, Server, chunks_route, eventually, request, serving
 
@@ -131,3 +133,161 @@ async def test_nobody_else_says_who_he_is(tmp_path: Path) -> None:
 def test_whom_an_address_stands_for(address: str, client: str) -> None:
     """An IPv4 address for itself, an IPv6 address for its network."""
     assert client_of(address) == client
+
+
+# --- bytes a second ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"),
+    [
+        ([(0, 100), (0, 100), (0, 100)], [0, 0.5, 1.5]),
+        ([(0, 50), (0, 10), (0, 10)], [0, 0, 0.1]),
+        ([(0, 1000), (5, 10), (9.5, 10)], [0, 4.5, 0.1]),
+        ([(0, 50), (10, 50), (10, 50)], [0, 0, 0]),
+        ([(0, 50), (10, 60), (10, 50)], [0, 0, 0.1]),
+        ([(0, 0), (0, 50), (0, 1)], [0, 0, 0]),
+    ],
+    ids=["queue", "burst", "debt", "idle", "no-more-than-the-burst", "nothing"],
+)
+def test_the_bucket(asked: list[tuple[float, int]], waits: list[float]) -> None:
+    """100 bytes a second; each request is a time and a number of bytes."""
+    assert BURST_SECONDS == 0.5
+    rate = RateLimit(100)
+    assert [rate.grant("a", length, 1000 + now) for now, length in asked] == pytest.approx(waits)
+
+
+def test_each_client_has_its_own() -> None:
+    """And without a limit nobody waits, and nothing is kept."""
+    rate = RateLimit(100)
+    assert [rate.grant(client, 100, 0) for client in "abab"] == [0, 0, 0.5, 0.5]
+    free = RateLimit(0)
+    assert [free.grant("a", 10**9, 0) for _ in range(3)] == [0, 0, 0]
+    assert len(free) == 0
+
+
+def test_idle_clients_are_forgotten() -> None:
+    """Those that are ahead or behind are not."""
+    rate = RateLimit(100)
+    rate.grant("busy", 1000_000, 0)
+    for number in range(5000):
+        rate.grant(f"client {number}", 1, number)
+    assert len(rate) <= 1001
+    assert rate.grant("busy", 1, 5000) == pytest.approx(10_000 - 0.5 - 5000)
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_second", "length", "pieces"),
+    [
+        (1000, LEAST_PIECE_BYTES, 1),
+        (1000, LEAST_PIECE_BYTES + 1, 2),
+        (1000, 10 * LEAST_PIECE_BYTES, 10),
+        (8 * 1024 * 1024, 1024 * 1024, 1),
+        (8 * 1024 * 1024, 4 * 1024 * 1024, 4),
+        (1000, 1, 1),
+    ],
+)
+@pytest.mark.parametrize("region", [True, False])
+@pytest.mark.gen_test
+async def test_chunks_are_cut(bytes_per_second: int, length: int, pieces: int, region: bool) -> None:
+    """Evenly: of a region no piece is too short to be one. What may not be cut stays whole."""
+    content = os.urandom(length)
+    rate = RateLimit(bytes_per_second)
+    whole: Chunk = FileRegion(7, 1000, 1000 + length) if region else content
+    cut = list(rate._pieces(whole))
+    assert len(cut) == pieces
+    assert min(map(len, cut)) >= max(map(len, cut)) - pieces
+    if region:
+        ends = [(piece.start, piece.stop) for piece in cut if isinstance(piece, FileRegion)]
+        assert [start for start, _ in ends] == [1000, *(stop for _, stop in ends[:-1])]
+        assert ends[-1][1] == 1000 + length
+    else:
+        assert b"".join(bytes(piece) for piece in cut) == content  # type: ignore[arg-type]
+
+    async def one() -> Chunks:
+        yield whole
+
+    rate = RateLimit(10**12)
+    assert [chunk async for chunk in rate.paced("a", one(), whole=True)] == [whole]
+
+
+def file_of(folder: Path, length: int) -> bytes:
+    """A text of this length."""
+    content = os.urandom(length // 2).hex().encode()
+    (folder / "text").write_bytes(content)
+    return content
+
+
+async def taken(server: Server, counts: list[int], seconds: float) -> None:
+    """Read one download as fast as it comes, and count it."""
+    async with server.connect(request("/text/text")) as client:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            counts.append(len(await client.read()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connections", [1, 3])
+@pytest.mark.gen_test(timeout=20)
+async def test_a_download_at_a_rate(tmp_path: Path, connections: int) -> None:
+    """A client's connections share it; 3 seconds and the burst are never exceeded."""
+    file_of(tmp_path, 8_000_000)
+    counts: list[int] = []
+    async with serving(tmp_path, scan=False, rate_limit=1_000_000) as server:
+        await asyncio.gather(*(taken(server, counts, 3) for _ in range(connections)))
+    assert 2_400_000 < sum(counts) < 3_900_000
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=20)
+async def test_a_limited_body_is_whole(tmp_path: Path) -> None:
+    """By regions and from memory, small ones that are asked for again too."""
+    content = file_of(tmp_path, 400_000)
+    (tmp_path / "utf16").write_bytes(
+        "\ufeff".encode("utf-16-le") + ("가나다라 " * 40_000).encode("utf-16-le")
+    )
+    async with serving(tmp_path, scan=False, rate_limit=400_000) as server:
+        began = time.monotonic()
+        response = await server.get("/text/text")
+        assert (response.body, response.whole) == (content, True)
+        assert time.monotonic() - began > 0.3
+        for _ in range(3):
+            assert len((await server.get("/text/text", range="bytes=0-59999")).body) == 60_000
+        assert time.monotonic() - began > 0.8
+        response = await server.get("/text/utf16")
+        assert (response.body.decode(), response.whole) == ("가나다라 " * 40_000, True)
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=20)
+async def test_events_count_and_come_whole(tmp_path: Path) -> None:
+    """They wait rather than be cut or dropped, and a heartbeat stands between two of them."""
+    events = [b"data: " + bytes([97 + number]) * 40_000 + b"\n\n" for number in range(4)]
+
+    async def burst() -> Chunks:
+        for event in events:
+            yield event
+
+    routes = [chunks_route("/s", burst, "text/event-stream", live=True, heartbeat=b":\n")]
+    limits = Limits(heartbeat_seconds=0.1)
+    async with serving(tmp_path, scan=False, limits=limits, routes=routes, rate_limit=100_000) as server:
+        began = time.monotonic()
+        response = await server.get("/s")
+        assert time.monotonic() - began > 0.5
+    assert response.whole
+    assert response.body.replace(b":\n", b"") == b"".join(events)
+    assert all(event in response.body for event in events)
+    assert b":\n" in response.body
+
+
+@pytest.mark.gen_test
+async def test_who_waits_is_ended_like_others(tmp_path: Path, access_log: AccessLog) -> None:
+    """A client that leaves while it waits for more is gone at once."""
+    file_of(tmp_path, 2_000_000)
+    async with serving(tmp_path, scan=False, rate_limit=1000) as server:
+        async with server.connect(request("/text/text")) as client:
+            await client.until(b"\r\n\r\n")
+            client.reset()
+            await eventually(lambda: access_log.endings)
+        assert len(server.open_streams) == 0
+    assert access_log.endings[0][0] == "disconnected"

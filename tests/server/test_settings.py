@@ -63,6 +63,7 @@ def test_defaults() -> None:
         "trusted_proxies": "",
         "max_body": 1024 * 1024,
         "min_rate": 240,
+        "rate_limit": 0,
         "sendfile": "on",
         "loop": "asyncio",
         "compression": 4,
@@ -77,7 +78,9 @@ def test_every_flag_is_read(library: Path) -> None:
         " --compression=0"
     )
     flags += " --header-timeout 0 --idle-timeout=1.5 --body-timeout 2 --max-body 0 --min-rate=1000"
-    flags += " --max-streams 0 --max-streams-per-client=7 --trusted-proxies ::1,10.0.0.0/8"
+    flags += (
+        " --max-streams 0 --max-streams-per-client=7 --trusted-proxies ::1,10.0.0.0/8 --rate-limit 1000000"
+    )
     settings = read_settings(
         [*flags.split(), "--media", str(library), "--log-level=error", "--sendfile=off", "--loop=uvloop"]
     )
@@ -97,6 +100,7 @@ def test_every_flag_is_read(library: Path) -> None:
         "trusted_proxies": "::1,10.0.0.0/8",
         "max_body": 0,
         "min_rate": 1000,
+        "rate_limit": 1_000_000,
         "sendfile": "off",
         "loop": "uvloop",
         "compression": 0,
@@ -225,6 +229,7 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--trusted-proxies", "10.0.0.1,", NETWORKS),
         ("--max-body", "1M", BYTES),
         ("--min-rate", "0.5", BYTES),
+        ("--rate-limit", "1000000000001", BYTES),
         ("--sendfile", "true", "on or off"),
         ("--loop", "", "asyncio, uvloop or auto"),
         ("--compression", "10", "a whole number from 0 to 9"),
