@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -288,12 +289,22 @@ def serve(settings: Settings) -> int:
     Raises:
         SettingsError: the address cannot be listened on, or the database cannot be used.
     """
+    _raise_open_files()
     with (
         Signals(settings.drain + BREAK_OFF_SECONDS + EXIT_SECONDS) as signals,
         asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
     ):
         runner.run(run(settings, signals))
     return 0
+
+
+def _raise_open_files() -> None:
+    """Have as many open files as this user may: a connection is one, a download of it another."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS calls it unlimited, and allows less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    log.debug("open files: %d at most", soft)
 
 
 async def run(settings: Settings, signals: Signals) -> None:
