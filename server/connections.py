@@ -43,6 +43,7 @@ RATE_SECONDS = 30.0
 
 # Elsewhere it is laid out otherwise: there what the kernel has taken counts as taken.
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_TCP_INFO_BYTES = 136  # Linux 4.1 has as many
 _CLOSE, _CLOSE_WAIT = 7, 8  # states of TCP, in the numbers of tcp_info: the client has reset, or has closed
 
 log = logging.getLogger("millrace.connections")
@@ -186,12 +187,14 @@ def tcp_facts(stream: IOStream) -> tuple[int, int, int, int]:
     """
     sock: socket.socket | None = stream.socket
     writing = int(stream.writing())
-    if sock is None or _TCP_INFO is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    facts = b""
+    if sock is not None and _TCP_INFO is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        facts = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_BYTES)
+    if sock is None or len(facts) < _TCP_INFO_BYTES:
         written = getattr(stream, "written_bytes", None)
         return 0, written or 0, 0, 0 if written is None else writing
     # struct tcp_info: tcpi_state is a u8 at byte 0, tcpi_bytes_acked and tcpi_bytes_received are u64 from
-    # byte 120 on (Linux 4.1).
-    facts = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 136)
+    # byte 120 on.
     taken, come = struct.unpack_from("=QQ", facts, 120)
     # SIOCOUTQ: what the kernel holds, sent or not, because it is not acknowledged.
     queued: int = struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
