@@ -76,10 +76,10 @@ class _Window:
 class Connection:
     """One that is open, as the watch knows it."""
 
-    __slots__ = ("_asked_at", "_before", "phase", "received", "receiving", "sending", "stream")
+    __slots__ = ("_asked_at", "_before", "address", "phase", "received", "receiving", "sending", "stream")
 
-    def __init__(self, stream: IOStream) -> None:
-        self.stream = stream
+    def __init__(self, stream: IOStream, address: str) -> None:
+        self.stream, self.address = stream, address
         self.received = 0
         """Bytes of requests' bodies."""
         self.sending, self.receiving = _Window(), _Window()
@@ -121,9 +121,9 @@ class Watch:
         shortest = min(filter(None, (self._seconds, limits.header_seconds)), default=math.inf)
         self._look_seconds = min(MOST_LOOK_SECONDS, max(LEAST_LOOK_SECONDS, shortest / 4))
 
-    def over(self, stream: IOStream) -> Connection:
-        """A connection that was accepted, to be given back to `ended`."""
-        connection = Connection(stream)
+    def over(self, stream: IOStream, address: str) -> Connection:
+        """A connection that was accepted from `address`, to be given back to `ended`."""
+        connection = Connection(stream, address)
         self._open.add(connection)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._look_seconds, self._look_around)
@@ -175,7 +175,7 @@ class Watch:
 def _let_go(connection: Connection, why: str) -> None:
     """By a reset: the kernel drops what it still holds, and an end could look like that of the body."""
     stream = connection.stream
-    log.info("a client is let go: %s", why)
+    log.info("%s is let go: %s", connection.address, why)
     stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.close(exc_info=ClientStalled(why))
 

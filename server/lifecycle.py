@@ -196,7 +196,8 @@ class Server(HTTPServer):
         if server_conn in self._watched:
             self._watched[server_conn].waits()
         else:
-            self._watched[server_conn] = self._watch.over(cast(HTTP1ServerConnection, server_conn).stream)
+            connection = cast(HTTP1ServerConnection, server_conn)
+            self._watched[server_conn] = self._watch.over(connection.stream, str(connection.context))
         return _Request(self, server_conn, request_conn, self._watched[server_conn])
 
     def application_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:

@@ -125,7 +125,7 @@ def test_slow_ones_are_let_go(start: Starter, library: Path) -> None:
     header.sendall(b"GET /text/small HTTP/1.1\r\n")
     body.sendall(b"POST /text/small HTTP/1.1\r\nHost: x\r\nContent-Length: 8192\r\n\r\n")
     for why in ("it takes no more", "its request's header trickles", "its request's body trickles"):
-        server.logged(f"a client is let go: {why}", 15)
+        server.logged(f"127.0.0.1 is let go: {why}", 15)
     server.logged(r"GET /text/large 200 stalled ", 15)
     for client in (silent, header, body):
         client.close()

@@ -273,7 +273,7 @@ async def test_a_request_that_trickles_is_let_go(
         assert closed.done()
         await closed
         assert time.monotonic() - began >= 0.9
-    assert why in caplog.text
+    assert f"127.0.0.1 is let go: its request's {why}" in caplog.text
 
 
 @pytest.mark.slow
@@ -356,7 +356,7 @@ async def test_how_often_it_looks(monkeypatch: pytest.MonkeyPatch, limits: Limit
     near, far = socket.socketpair()
     stream = IOStream(near)
     watch = Watch(limits)
-    connection = watch.over(stream)
+    connection = watch.over(stream, "")
     watch.ended(connection)
     stream.close()
     far.close()
