@@ -45,6 +45,10 @@ class RegionBroken(ConnectionResetError):
     """The file is shorter than its region, or its disk failed. Tornado would log any other error."""
 
 
+class ClientStalled(ConnectionResetError):
+    """The client takes or sends too little, and was let go."""
+
+
 class Outgoing(IOStream):
     """An IOStream whose write buffer may hold regions of files, one at a time."""
 
@@ -58,6 +62,10 @@ class Outgoing(IOStream):
         self._turn_bytes = 0
         self.unsent_bytes = 0
         """What the kernel has not taken of the last region."""
+        self.takes_regions = SUPPORTED
+        """Whether a `placeholder` may be asked for."""
+        self.written_bytes = 0
+        """What the kernel has taken."""
 
     def placeholder(self, region: FileRegion) -> memoryview:
         """What is written in place of `region`. The one before it has been sent, or the stream is closed.
@@ -80,9 +88,9 @@ class Outgoing(IOStream):
 
     def write_to_fd(self, data: memoryview) -> int:
         """Send `data`, or of a placeholder what it stands for. Gives the bytes sent; 0: later."""
-        if data.obj is not _PLACEHOLDER:
-            return super().write_to_fd(data)
-        return self._send_region()
+        sent = self._send_region() if data.obj is _PLACEHOLDER else super().write_to_fd(data)
+        self.written_bytes += sent
+        return sent
 
     def set_nodelay(self, value: bool) -> None:
         """On from the start: what is written is whole. Tornado turns it on and off for each response."""

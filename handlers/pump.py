@@ -5,7 +5,7 @@ before it is with the kernel, and hands the new one over. So at most two are hel
 asked of a source that its client has not taken. Everything else meets that task as a callback of the loop:
 
 * a *tick* of a timer sends the headers of a source that is slow to begin, sends the heartbeat when nothing
-  else was sent for long, and notices a client that has stopped reading;
+  else was sent for long;
 * the connection closing, and the server draining, cancel the task where it waits, be it for the source to be
   entered or for its next chunk. A source that sleeps for a minute is closed at once; the cancellation ends
   here and is no error;
@@ -27,15 +27,10 @@ It never interrupts the source either: asyncio.timeout round anext() would kill 
 """
 
 import asyncio
-import fcntl
 import logging
-import socket
-import struct
-import sys
-import termios
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -44,7 +39,8 @@ from tornado.web import RequestHandler
 
 from handlers.coding import Coder, in_pieces
 from handlers.encrypted import FAREWELL, EncryptedSocket
-from handlers.outgoing import Outgoing, RegionBroken
+from handlers.limits import Limits, RateLimit
+from handlers.outgoing import ClientStalled, RegionBroken
 from media.files import loaded
 from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken
 
@@ -66,9 +62,6 @@ CLEANUP_SECONDS = 5.0
 """How long a cancelled source may take to close before it is cancelled again and reported."""
 
 _SMALL_BYTES = 16 * 1024  # a first chunk up to this size shares one write with the headers
-# Elsewhere it is laid out otherwise, and only whole writes count as progress.
-_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-_CLOSE, _CLOSE_WAIT = 7, 8  # states of TCP, in the numbers of tcp_info: the client has reset, or has closed
 
 log = logging.getLogger("millrace.pump")
 
@@ -85,17 +78,9 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When the pump acts by itself.
-
-    Args:
-        heartbeat_seconds: a heartbeat is sent when nothing else was for so long; 0: never.
-        stall_seconds: a client that lets no byte through for so long is let go; 0: never.
-    """
-
-    heartbeat_seconds: float = 15
-    stall_seconds: float = 30
+def ended_by_closing(stream: Any) -> Outcome:
+    """How a response has ended whose connection is closed, and not by us at its end."""
+    return Outcome.STALLED if isinstance(stream.error, ClientStalled) else Outcome.DISCONNECTED
 
 
 class OpenStreams:
@@ -104,6 +89,7 @@ class OpenStreams:
     def __init__(self) -> None:
         self.draining = False
         self._pumps: set[Pump] = set()
+        self._of_client: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -111,16 +97,24 @@ class OpenStreams:
         return len(self._pumps)
 
     @contextmanager
-    def holding(self, pump: "Pump") -> Iterator[None]:
-        """Count `pump` among the open ones meanwhile."""
+    def holding(self, pump: "Pump", client: str) -> Iterator[None]:
+        """Count `pump` among the open ones, and among those of `client`, meanwhile."""
         self._pumps.add(pump)
+        self._of_client[client] += 1
         self._empty.clear()
         try:
             yield
         finally:
             self._pumps.remove(pump)
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
             if not self._pumps:
                 self._empty.set()
+
+    def of(self, client: str) -> int:
+        """How many of them are sent to `client`."""
+        return self._of_client[client]
 
     def drain(self) -> None:
         """End the endless ones at a chunk boundary, now and as they come; finite ones go on."""
@@ -143,9 +137,17 @@ class Pump:
 
     Args:
         response: has none of its headers sent.
+        client: whom its bytes are granted to by `rate`.
     """
 
-    def __init__(self, response: RequestHandler, limits: Limits, open_streams: OpenStreams) -> None:
+    def __init__(
+        self,
+        response: RequestHandler,
+        limits: Limits,
+        open_streams: OpenStreams,
+        rate: RateLimit,
+        client: str,
+    ) -> None:
         self.outcome: Outcome | None = None
         """How the response ended, as soon as that is known; None until then, and when all went well."""
         self._given_bytes = 0
@@ -155,6 +157,8 @@ class Pump:
         self._connection: Any = response.request.connection
         self._limits = limits
         self._open_streams = open_streams
+        self._rate = rate
+        self._client = client
         self._live = False
         self._heartbeat = b""
         self._length: int | None = None
@@ -168,8 +172,7 @@ class Pump:
         self._gathered_bytes = 0
         self._in_flight: asyncio.Future[None] | None = None
         self._timers: dict[str, asyncio.Handle] = {}
-        self._began = self._last_write = self._progress_at = self._loop.time()
-        self._progress = -1
+        self._began = self._last_write = self._loop.time()
 
     @property
     def sent_bytes(self) -> int:
@@ -247,14 +250,15 @@ class Pump:
             self.end(Outcome.DRAINED)
 
     def connection_closed(self) -> None:
-        """The connection is closed, and not by `serve`: its client has left, or a file could not be sent."""
+        """The connection is closed, and not by `serve`: its client has left or was let go, or a file could
+        not be sent."""
         error = self._connection.stream.error
         if isinstance(error, RegionBroken):
             broken = SourceBroken(error.strerror)
             broken.__cause__ = error.__cause__
             self._fail(broken)
         else:
-            self.end(Outcome.DISCONNECTED)
+            self.end(ended_by_closing(self._connection.stream))
 
     def end(self, outcome: Outcome) -> None:
         """End the sending from outside. The first outcome stands; not sending any more, nothing happens."""
@@ -285,7 +289,7 @@ class Pump:
             Exception: what `work` raised, or what failed in a callback meanwhile.
         """
         if not self._ended() and self._connection.stream.closed():
-            self.outcome = Outcome.DISCONNECTED
+            self.outcome = ended_by_closing(self._connection.stream)
         if self._ended():
             return None
         task = self._task = asyncio.current_task()
@@ -319,8 +323,11 @@ class Pump:
     async def _forward(self, chunks: Chunks) -> None:
         if self._coder is not None:
             chunks = in_pieces(chunks)
-        elif not isinstance(self._connection.stream, Outgoing):
+        elif not getattr(self._connection.stream, "takes_regions", False):
             chunks = loaded(chunks)
+        if self._rate.bytes_per_second:
+            # A heartbeat, or a drained stream's end, may stand behind a chunk and not in the middle of one.
+            chunks = self._rate.paced(self._client, chunks, whole=self._live or bool(self._heartbeat))
         self._timers["tick"] = self._loop.call_soon(self._tick)
         async with aclosing(chunks):
             await self._gather_all(chunks)
@@ -425,7 +432,7 @@ class Pump:
     def _tick(self) -> None:
         try:
             self._look_around()
-        except Exception as error:  # the loop would log it, and the stream go on without heartbeat and limit
+        except Exception as error:  # the loop would log it, and the stream go on without heartbeat
             self._fail(error)
 
     def _look_around(self) -> None:
@@ -441,39 +448,8 @@ class Pump:
             if self._busy() or self._gathered or not self._headers_sent:
                 self._last_write = now
             elif now >= self._last_write + self._limits.heartbeat_seconds:
+                self._rate.grant(self._client, len(self._heartbeat), now)  # it does not wait
                 self._write(self._heartbeat)
             waits.append(self._last_write + self._limits.heartbeat_seconds - now)
-        if self._limits.stall_seconds:
-            self._look_at_client(now)
-            waits.append(self._limits.stall_seconds / 4)
         if waits and not self._ended():
             self._timers["tick"] = self._loop.call_later(max(0.001, min(waits)), self._tick)
-
-    def _look_at_client(self, now: float) -> None:
-        """Let a client go that has stopped reading, or has left unseen."""
-        state, progress, outstanding = self._tcp_facts()
-        if state in (_CLOSE, _CLOSE_WAIT):
-            # Tornado does not see it while a pipelined request lies in its buffer: it no longer reads then.
-            self.end(Outcome.DISCONNECTED)
-        # Not by the time a write takes: a socket turns writable only when a third of its buffer is free, and
-        # a client that took 64 KB/s was cut after 2 s. What the client's kernel has acknowledged tells.
-        if not outstanding:
-            self._progress = -1
-        elif progress != self._progress:
-            self._progress, self._progress_at = progress, now
-        elif now >= self._progress_at + self._limits.stall_seconds:
-            self.end(Outcome.STALLED)
-
-    def _tcp_facts(self) -> tuple[int, int, bool]:
-        """(state, bytes that the client has acknowledged, whether more are on their way)."""
-        sock: socket.socket | None = self._connection.stream.socket
-        if sock is None or _TCP_INFO is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return 0, self.sent_bytes, self._busy()
-        # struct tcp_info: tcpi_state is a u8 at byte 0, tcpi_bytes_acked a u64 at byte 120 (Linux 4.1).
-        facts = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 128)
-        if len(facts) < 128:
-            return facts[0], self.sent_bytes, self._busy()
-        # SIOCOUTQ: what the kernel holds, sent or not, because it is not acknowledged.
-        queued = fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0")
-        outstanding = self._busy() or struct.unpack("=i", queued)[0] > 0
-        return facts[0], struct.unpack_from("=Q", facts, 120)[0], outstanding

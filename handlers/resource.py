@@ -13,7 +13,7 @@ import orjson
 from tornado.web import HTTPError, RequestHandler
 
 from handlers.accept import preferred
-from handlers.pump import Outcome
+from handlers.pump import Outcome, ended_by_closing
 from media.source import (
     BadParameter,
     SourceBroken,
@@ -146,12 +146,12 @@ class Resource(RequestHandler):
             raise Problem(400, "The path must be percent-encoded UTF-8.") from error
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
-        """Finish, counting a body that was not streamed; not complete if its client has gone by then."""
+        """Finish, counting a body that was not streamed; not complete if the connection is closed by then."""
         if isinstance(chunk, bytes) and self.request.method != "HEAD":
             self.body_bytes = len(chunk)
         connection: Any = self.request.connection  # Tornado's abstract HTTPConnection has no stream
         if self.outcome is Outcome.COMPLETE and connection.stream.closed():
-            self.outcome = Outcome.DISCONNECTED
+            self.outcome = ended_by_closing(connection.stream)
         return super().finish(chunk)
 
     def compute_etag(self) -> None:

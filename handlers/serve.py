@@ -24,11 +24,15 @@ import orjson
 
 from handlers import conditional
 from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
-from handlers.pump import Limits, OpenStreams, Outcome, Pump
+from handlers.limits import Limits, RateLimit, client_of
+from handlers.pump import OpenStreams, Outcome, Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
 from media.source import Body, Chunks, Facts, Source, SourceError
+
+RETRY_AFTER_SECONDS = 10
+"""When to come back who found too many streams open."""
 
 RETRY_MILLISECONDS = (1000, 5000)
 """Drained event streams come back after a random time between these, so that not all come at once."""
@@ -60,6 +64,7 @@ class Delivery:
 
     limits: Limits
     open_streams: OpenStreams
+    rate: RateLimit = field(default_factory=RateLimit)
     repeats: Repeats = field(default_factory=Repeats)
     compression: int = LEVEL
     nginx: NginxFiles | None = None
@@ -101,11 +106,15 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
 
     Raises:
         SourceError: the source failed before the first byte, and nothing was sent.
-        Problem: a condition or a range does not hold.
+        Problem: a condition or a range does not hold, or too many streams are open.
     """
     open_streams = response.delivery.open_streams
-    pump = response.pump = Pump(response, response.delivery.limits, open_streams)
-    with open_streams.holding(pump):
+    client = client_of(response.request.remote_ip or "")
+    if response.request.method != "HEAD":
+        _refuse_too_many(response.delivery, client)
+    delivery = response.delivery
+    pump = response.pump = Pump(response, delivery.limits, open_streams, delivery.rate, client)
+    with open_streams.holding(pump, client):
         try:
             async with AsyncExitStack() as stack:
                 body = await pump.enter(source, stack)
@@ -118,6 +127,17 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
                 raise
             # Left to itself Tornado would finish the body here, as if it were whole.
             await _break_off(response, pump, error)
+
+
+def _refuse_too_many(delivery: Delivery, client: str) -> None:
+    """Before the source is entered: who is refused costs nothing. What is not streamed is not counted."""
+    limits, open_streams = delivery.limits, delivery.open_streams
+    after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if 0 < limits.most_streams <= len(open_streams):
+        raise Problem(503, "The server sends as many streams as it may; try again later.", after)
+    if 0 < limits.most_streams_per_client <= open_streams.of(client):
+        most = limits.most_streams_per_client
+        raise Problem(429, f"One client may have {most} streams open; end one, or try again later.", after)
 
 
 async def _respond(response: StreamResource, pump: Pump, body: Body, attachment: str) -> None:
@@ -145,7 +165,8 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
         response.set_header("Content-Encoding", facts.coding)
     if attachment and plan.status != 304:
         response.set_header("Content-Disposition", _disposition(attachment))
-    if body.path and response.request.method == "GET":
+    # What is answered again is no stream: it would not be slowed down.
+    if body.path and response.request.method == "GET" and not response.delivery.rate.bytes_per_second:
         _remember(response, body, plan)
     if response.request.method == "HEAD" or plan.status == 304:
         # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).
@@ -250,9 +271,8 @@ def _end(response: StreamResource, pump: Pump, *, whole: bool) -> None:
     connection: Any = response.request.connection  # Tornado's abstract HTTPConnection has no stream
     stream = connection.stream
     if not whole and not stream.closed():
-        # Without a length and without chunks an end looks like success, and a client that has stalled would
-        # keep what the kernel holds for it: there a reset says what happened.
-        if response.close_delimited or pump.outcome is Outcome.STALLED:
+        # Without a length and without chunks an end looks like success: there a reset says what happened.
+        if response.close_delimited:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         stream.close()
     response.finish()

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -29,7 +30,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, cast
 
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
@@ -42,6 +43,7 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import bind_sockets
 
 from handlers import outgoing
+from handlers.limits import Limits
 from handlers.pump import OpenStreams
 from handlers.repeats import Answer, Repeats
 from handlers.resource import request_id
@@ -49,6 +51,8 @@ from media.database import CatalogueError
 from server import tls
 from server.access_log import log_repeat
 from server.app import make_app
+from server.connections import Connection, Watch
+from server.forwarded import Trusted, origin, trusted
 from server.log import start_worker_log
 from server.processes import Supervisor, Worker
 from server.resources import Resources, open_resources
@@ -57,12 +61,11 @@ from server.settings import Settings, SettingsError
 FIRST_SCAN_SECONDS = 2.0
 """How long the first connection may wait for the library: a small one is there when it is answered."""
 
-REQUEST_BYTES = 1024 * 1024
-"""The most bytes of a request's body, and of what a client may send ahead while a response is under way."""
+AHEAD_BYTES = 1024 * 1024
+"""The most bytes of what a client may send ahead while a response is under way."""
 
-IDLE_SECONDS = 75.0
-"""How long a connection may take for a request's header, and again for its body. Tornado's own limit for a
-header is an hour, and 280 connections that said nothing held every descriptor."""
+NEVER_SECONDS = 10 * 365 * 86400.0
+"""In place of no limit, where Tornado's own would be an hour."""
 
 SETTLE_SECONDS = 0.05
 """A drain waits at least so long, for requests that were on their way when it was asked for.
@@ -166,10 +169,21 @@ def _give_up() -> None:
 class Server(HTTPServer):
     """An HTTPServer that can say which of its connections are at work, and wait until none is."""
 
-    def initialize(self, *args: Any, repeats: Repeats, sendfile: bool = True, **kwargs: Any) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self,
+        *args: Any,
+        repeats: Repeats,
+        limits: Limits,
+        proxies: Trusted = (),
+        sendfile: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().initialize(*args, **kwargs)
         self._sendfile = sendfile and outgoing.SUPPORTED
         self.repeats = repeats
+        self.proxies = proxies
+        self._watch = Watch(limits)
+        self._watched: dict[object, Connection] = {}
         self.at_work: set[object] = set()
         self._resting = asyncio.Event()
         self._resting.set()
@@ -182,11 +196,12 @@ class Server(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """Serve a connection that was accepted."""
-        if self._sendfile and not isinstance(stream, SSLIOStream):
+        if not isinstance(stream, SSLIOStream):
             # The other has done nothing yet, and leaves its socket to this one.
             stream = outgoing.Outgoing(
                 stream.socket, max_buffer_size=self.max_buffer_size, read_chunk_size=self.read_chunk_size
             )
+            stream.takes_regions = self._sendfile
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -194,7 +209,12 @@ class Server(HTTPServer):
         if self._closing and server_conn in self.at_work:
             cast(HTTP1ServerConnection, server_conn).stream.close()
         self._rest(server_conn)
-        return _Request(self, server_conn, request_conn)
+        if server_conn in self._watched:
+            self._watched[server_conn].waits()
+        else:
+            connection = cast(HTTP1ServerConnection, server_conn)
+            self._watched[server_conn] = self._watch.over(connection.stream, str(connection.context))
+        return _Request(self, server_conn, request_conn, self._watched[server_conn])
 
     def application_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """What takes the request on behalf of the application."""
@@ -202,6 +222,7 @@ class Server(HTTPServer):
 
     def on_close(self, server_conn: object) -> None:
         self._rest(server_conn)
+        self._watch.ended(self._watched.pop(server_conn))
         super().on_close(server_conn)
 
     async def rested(self, open_streams: OpenStreams) -> None:
@@ -224,14 +245,22 @@ class Server(HTTPServer):
 class _Request(HTTPMessageDelegate):
     """One request: announced when it is whole, and answered again or passed on to the application."""
 
-    def __init__(self, server: Server, server_conn: object, request_conn: HTTPConnection) -> None:
+    def __init__(
+        self, server: Server, server_conn: object, request_conn: HTTPConnection, watched: Connection
+    ) -> None:
         self._server = server
+        self._watched = watched
         self._server_conn = server_conn
         self._request_conn = request_conn
         self._delegate: HTTPMessageDelegate | None = None
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         assert isinstance(start_line, RequestStartLine)
+        self._watched.receives()
+        if self._server.proxies:
+            # A request has a connection object of its own: what is set here is not the next one's.
+            connection = cast(HTTP1Connection, self._request_conn)
+            connection.context = origin(connection.context, headers, self._server.proxies)
         if not start_line.path.startswith("/"):
             # A whole URL in place of a path must be taken (RFC 9112 §3.2.2).
             path = _ABSOLUTE.sub("", start_line.path, count=1) or "/"
@@ -241,9 +270,11 @@ class _Request(HTTPMessageDelegate):
         return self._pass_on() if self._answer is None else None
 
     def data_received(self, chunk: bytes) -> Any:
+        self._watched.received += len(chunk)
         return None if self._delegate is None else self._delegate.data_received(chunk)
 
     def finish(self) -> None:
+        self._watched.answers()
         self._server.work(self._server_conn)
         if self._answer is not None:
             if self._repeat(self._answer):
@@ -275,6 +306,7 @@ def serve(settings: Settings) -> int:
     Raises:
         SettingsError: the address cannot be listened on, or the database cannot be used.
     """
+    _raise_open_files()
     hurry_seconds = BREAK_OFF_SECONDS + EXIT_SECONDS
     limits = settings.drain + hurry_seconds, hurry_seconds
     if settings.processes > 1:
@@ -296,6 +328,15 @@ def _work(settings: Settings, limit_seconds: float, worker: Worker | None = None
     return 0
 
 
+def _raise_open_files() -> None:
+    """Have as many open files as this user may: a connection is one, a download of it another."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS calls it unlimited, and allows less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    log.debug("open files: %d at most", soft)
+
+
 async def run(settings: Settings, signals: Signals, worker: Worker | None = None) -> None:
     """Serve until `signals` ask for an end, then drain. `worker`: as one of several processes.
 
@@ -312,10 +353,12 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
                 make_app(resources),
                 repeats=resources.delivery.repeats,
                 sendfile=settings.sendfile == "on",
-                max_body_size=REQUEST_BYTES,
-                max_buffer_size=REQUEST_BYTES,
-                idle_connection_timeout=IDLE_SECONDS,
-                body_timeout=IDLE_SECONDS,
+                limits=resources.delivery.limits,
+                proxies=trusted(settings.trusted_proxies),
+                max_body_size=settings.max_body or sys.maxsize,
+                max_buffer_size=AHEAD_BYTES,
+                idle_connection_timeout=settings.idle_timeout or NEVER_SECONDS,
+                body_timeout=settings.body_timeout or None,
             )
             if settings.certificate and settings.key:
                 speaking = tls.speaking(server, settings.certificate, settings.key)

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handlers.pump import Limits, OpenStreams
+from handlers.limits import Limits, RateLimit
+from handlers.pump import OpenStreams
 from handlers.serve import Delivery, NginxFiles
 from media.catalogue import Catalogue, default_database
 from media.database import CatalogueError
@@ -81,8 +82,15 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
     Raises:
         SettingsError: the database cannot be used.
     """
-    limits = Limits(heartbeat_seconds=settings.heartbeat, stall_seconds=settings.stall)
     nginx = NginxFiles(settings.accel_redirect, settings.media) if settings.accel_redirect else None
+    limits = Limits(
+        heartbeat_seconds=settings.heartbeat,
+        stall_seconds=settings.stall,
+        min_rate=settings.min_rate,
+        header_seconds=settings.header_timeout,
+        most_streams=settings.max_streams,
+        most_streams_per_client=settings.max_streams_per_client,
+    )
     async with AsyncExitStack() as stack:
         try:
             url = settings.database or await asyncio.to_thread(default_database, settings.media)
@@ -92,7 +100,8 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             raise SettingsError(f"--database cannot be used: {error}") from error
         scanner = Scanner(settings.media, catalogue, progress=progress)
         stack.push_async_callback(scanner.stop)
-        delivery = Delivery(limits, OpenStreams(), compression=settings.compression, nginx=nginx)
+        rate = RateLimit(settings.rate_limit)
+        delivery = Delivery(limits, OpenStreams(), rate, compression=settings.compression, nginx=nginx)
         yield Resources(settings.media, catalogue, scanner, delivery)
 
 

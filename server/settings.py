@@ -29,12 +29,18 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from server import tls
+from server.forwarded import trusted
 
 MOST_SECONDS = 86_400
 """The longest time that can be set: a day. "No limit" is 0."""
 
 MOST_PROCESSES = 1024
 """More than any machine has cores for; beyond it a mistyped number would fork until memory ends."""
+MOST_BYTES = 10**12
+"""The most bytes, or bytes a second, that can be set."""
+
+MOST_STREAMS = 1_000_000
+"""The most streams that can be set."""
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PREFIX = "MILLRACE_"
@@ -43,6 +49,7 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgres": "postgresql+asyncpg",
 }
+_PLAIN: dict[object, str] = {int: r"[0-9]+", float: r"[0-9]+(\.[0-9]+)?"}
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
 
 _LOCATION = re.compile(r"/(?:(?!\.\.?/)[A-Za-z0-9._~-]+/)+")
@@ -61,6 +68,11 @@ def _setting(default: Any, group: str, value: str, right: str, shown: str = "", 
 def _seconds(default: int) -> Any:
     right = f"a number of seconds from 0 to {MOST_SECONDS}"
     return _setting(default, "Times", "SECONDS", right, ge=0, le=MOST_SECONDS)
+
+
+def _whole(default: int, group: str, value: str, most: int) -> Any:
+    """A field of a whole number, 0 included."""
+    return _setting(default, group, value, f"a whole number from 0 to {most}", ge=0, le=most)
 
 
 class Settings(BaseSettings):
@@ -134,6 +146,34 @@ class Settings(BaseSettings):
     drain: float = _seconds(10)
     """Time to finish downloads at shutdown; 0: none."""
 
+    header_timeout: float = _seconds(20)
+    """Time for a request's header; 0: no limit."""
+
+    idle_timeout: float = _seconds(75)
+    """Time to wait for the next request; 0: no limit."""
+
+    body_timeout: float = _seconds(75)
+    """Time for a request's body; 0: no limit."""
+
+    max_streams: int = _whole(10_000, "Limits", "NUMBER", MOST_STREAMS)
+    """Most streams at a time; 0: no limit."""
+
+    max_streams_per_client: int = _whole(1000, "Limits", "NUMBER", MOST_STREAMS)
+    """Most streams of one client address; 0: no limit."""
+
+    trusted_proxies: str = _setting(
+        "", "Limits", "ADDRESSES", "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16", "none"
+    )
+    """Proxies whose X-Forwarded-For is believed."""
+
+    max_body: int = _whole(1024 * 1024, "Limits", "BYTES", MOST_BYTES)
+    """Most bytes of a request's body; 0: no limit."""
+
+    min_rate: int = _whole(240, "Limits", "BYTES", MOST_BYTES)
+    """Least bytes a second of a client; 0: no limit."""
+
+    rate_limit: int = _whole(0, "Limits", "BYTES", MOST_BYTES)
+    """Most bytes a second to a client; 0: no limit."""
     sendfile: Literal["on", "off"] = _setting("on", "Process", "SWITCH", "on or off")
     """Have the kernel send files, where it can.
 
@@ -169,13 +209,12 @@ class Settings(BaseSettings):
 
     # A ValueError below says what would be right, or nothing where the field's own words do.
 
-    @field_validator("port", "heartbeat", "stall", "drain", "processes", "compression", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
     def _is_plain_number(cls, value: object, field: ValidationInfo) -> object:
         # pydantic would also take `1_000`, ` 7 `, `1e3` and `nan`.
-        whole = cls.model_fields[field.field_name or ""].annotation is int
-        pattern = r"[0-9]+" if whole else r"[0-9]+(\.[0-9]+)?"
-        if isinstance(value, str) and not re.fullmatch(pattern, value):
+        pattern = _PLAIN.get(cls.model_fields[str(field.field_name)].annotation)
+        if pattern and isinstance(value, str) and not re.fullmatch(pattern, value):
             raise ValueError
         return value
 
@@ -233,6 +272,15 @@ class Settings(BaseSettings):
     def _is_location(cls, value: str) -> str:
         if value and not _LOCATION.fullmatch(value):
             raise ValueError
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _is_networks(cls, value: str) -> str:
+        try:
+            trusted(value)
+        except ValueError:
+            raise ValueError from None
         return value
 
     @field_validator("media", mode="before")

@@ -15,13 +15,15 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers.coding import LEVEL
-from handlers.pump import Limits, OpenStreams
+from handlers.limits import Limits, RateLimit
+from handlers.pump import OpenStreams
 from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from media.catalogue import Catalogue
 from media.source import Body, Chunks, Facts, Source
 from server import lifecycle
 from server.app import make_app
-from server.lifecycle import REQUEST_BYTES
+from server.forwarded import trusted
+from server.lifecycle import AHEAD_BYTES
 from server.resources import Resources, Scanner
 
 Route = tuple[str, type, Mapping[str, object]]
@@ -227,6 +229,29 @@ def chunks_route(
     return source_route(path, make)
 
 
+class Script:
+    """A source that a test leads by the hand: it yields what is put in, and tells when it was closed."""
+
+    def __init__(self) -> None:
+        self.items: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.started = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def chunks(self) -> Chunks:
+        """What was put in, until None."""
+        self.started.set()
+        try:
+            while (item := await self.items.get()) is not None:
+                yield item
+        finally:
+            self.closed.set()
+
+    def put(self, *items: bytes | None) -> None:
+        """Have these yielded; None ends the body."""
+        for item in items:
+            self.items.put_nowait(item)
+
+
 async def eventually(condition: Callable[[], object], seconds: float = 5) -> float:
     """Wait until `condition()` is true. Gives the seconds that it took."""
     began = time.monotonic()
@@ -246,17 +271,22 @@ async def serving(
     routes: "Sequence[Route]" = (),
     nginx: NginxFiles | None = None,
     encryption: ssl.SSLContext | None = None,
+    proxies: str = "",
+    rate_limit: int = 0,
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
 
     Args:
         scan: False: there is no catalogue, for tests that ask for no tracks; it would take longest of all.
+        proxies: that are trusted.
+        rate_limit: bytes a second.
         routes: their arguments may hold `"delivery": None`: it is filled in.
         encryption: None: plain HTTP.
     """
     catalogue = Catalogue(f"sqlite+aiosqlite:///{root}.sqlite3")
     async with catalogue if scan else nullcontext():
-        delivery = Delivery(limits, OpenStreams(), compression=compression, nginx=nginx)
+        rate = RateLimit(rate_limit)
+        delivery = Delivery(limits, OpenStreams(), rate, compression=compression, nginx=nginx)
         resources = Resources(root, catalogue, Scanner(root, catalogue, progress=False), delivery)
         if scan:
             await resources.scanner.start()
@@ -266,8 +296,10 @@ async def serving(
         server = lifecycle.Server(
             app,
             repeats=delivery.repeats,
-            max_body_size=REQUEST_BYTES,
-            max_buffer_size=REQUEST_BYTES,
+            limits=limits,
+            proxies=trusted(proxies),
+            max_body_size=AHEAD_BYTES,
+            max_buffer_size=AHEAD_BYTES,
             ssl_options=encryption,
         )
         sockets = bind_sockets(0, "127.0.0.1", family=socket.AF_INET)

@@ -13,7 +13,8 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import Application
 
 from handlers import pump
-from handlers.pump import Limits, OpenStreams, Outcome
+from handlers.limits import Limits
+from handlers.pump import OpenStreams, Outcome
 from handlers.serve import Delivery, serve
 from media.source import Body, Chunks, Facts
 from server import lifecycle
@@ -21,6 +22,7 @@ from tests.conftest import AccessLog, ExpectLog
 from tests.serving import (
     Client,
     Response,
+    Script,
     Server,
     SourceResource,
     chunks_route,
@@ -32,29 +34,6 @@ from tests.serving import (
 
 QUICK = Limits(heartbeat_seconds=0.1, stall_seconds=0.6)
 MIB = 1024 * 1024
-
-
-class Script:
-    """A source that a test leads by the hand: it yields what is put in, and tells when it was closed."""
-
-    def __init__(self) -> None:
-        self.items: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.started = asyncio.Event()
-        self.closed = asyncio.Event()
-
-    async def chunks(self) -> Chunks:
-        """What was put in, until None."""
-        self.started.set()
-        try:
-            while (item := await self.items.get()) is not None:
-                yield item
-        finally:
-            self.closed.set()
-
-    def put(self, *items: bytes | None) -> None:
-        """Have these yielded; None ends the body."""
-        for item in items:
-            self.items.put_nowait(item)
 
 
 @pytest.fixture
@@ -389,123 +368,6 @@ async def test_no_heartbeat_while_a_write_is_in_flight(tmp_path: Path, script: S
         script.put(b"end", None)
         received, _ = await client.rest()
     assert Response.parsed(received).body == large + b"end"
-
-
-# --- stall ---
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("with_tcp_info", [True, False], ids=["tcp-info", "other-systems"])
-@pytest.mark.gen_test(timeout=20)
-async def test_a_client_that_does_not_read_is_let_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access_log: AccessLog, with_tcp_info: bool
-) -> None:
-    """After the stall limit, not before, by a reset; meanwhile nothing is piled up for it."""
-    if not with_tcp_info:
-        monkeypatch.setattr(pump, "_TCP_INFO", None)
-    routes = [chunks_route("/s", endless)]
-    tracemalloc.start()
-    try:
-        async with (
-            serving(tmp_path, scan=False, limits=QUICK, routes=routes) as server,
-            server.connect(request("/s"), receive_bytes=16384) as client,
-        ):
-            seconds = await eventually(lambda: access_log.endings)
-            _, reset = await client.rest()
-            assert len(server.open_streams) == 0
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    [(outcome, sent)] = access_log.endings
-    assert outcome == "stalled"
-    assert reset
-    assert 0.6 <= seconds < 2
-    assert sent < 16 * MIB  # what the kernel takes
-    assert peak < 2 * MIB
-
-
-@pytest.mark.slow
-@pytest.mark.gen_test(timeout=20)
-async def test_a_slow_client_that_goes_on_is_not_cut(tmp_path: Path, access_log: AccessLog) -> None:
-    """20 KB/s for three times the stall limit; its buffer is so small that each 0.1 s of it can be seen.
-
-    A kernel opens the window anew for a whole packet as it lies in its queue, on loopback one of 64 KB.
-    """
-    routes = [chunks_route("/s", endless)]
-    limits = Limits(stall_seconds=1.2)
-    async with (
-        serving(tmp_path, scan=False, limits=limits, routes=routes) as server,
-        server.connect(request("/s"), receive_bytes=2048) as client,
-    ):
-        until = time.monotonic() + 3.6
-        while time.monotonic() < until:
-            assert await client.read(1000)
-            await asyncio.sleep(0.05)
-        assert access_log.endings == []
-        client.reset()
-        await eventually(lambda: access_log.endings)
-    assert access_log.endings[0][0] == "disconnected"
-
-
-@pytest.mark.slow
-@pytest.mark.gen_test(timeout=20)
-async def test_a_client_stalls_on_what_only_the_kernel_holds(
-    tmp_path: Path, access_log: AccessLog, script: Script
-) -> None:
-    """Everything was written, the source is silent, and the client does not take it: that is a stall too."""
-    async with (
-        serving(tmp_path, scan=False, limits=QUICK, routes=[chunks_route("/s", script.chunks)]) as server,
-        server.connect(request("/s"), receive_bytes=8192),
-    ):
-        began = time.monotonic()
-        script.put(bytes(200_000))
-        await eventually(lambda: access_log.endings)
-        seconds = time.monotonic() - began
-        assert script.closed.is_set()
-    assert access_log.endings == [("stalled", 200_000)]
-    assert 0.6 <= seconds < 2
-
-
-@pytest.mark.slow
-@pytest.mark.gen_test
-async def test_without_a_limit_nobody_stalls(tmp_path: Path, access_log: AccessLog) -> None:
-    """0 is none."""
-    limits = Limits(heartbeat_seconds=0.1, stall_seconds=0)
-    async with (
-        serving(
-            tmp_path, scan=False, limits=limits, routes=[chunks_route("/s", endless, heartbeat=b"~")]
-        ) as server,
-        server.connect(request("/s"), receive_bytes=8192),
-    ):
-        await asyncio.sleep(1.2)
-        assert access_log.endings == []
-        assert len(server.open_streams) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.gen_test(timeout=20)
-async def test_a_silence_is_no_stall(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access_log: AccessLog, script: Script
-) -> None:
-    """What is sent behind a long silence has the whole limit to arrive, over however slow a network."""
-    on_its_way = True
-    monkeypatch.setattr(pump.Pump, "_tcp_facts", lambda self: (1, 1000, on_its_way))
-    limits = Limits(stall_seconds=1.2)
-    async with (
-        serving(tmp_path, scan=False, limits=limits, routes=[chunks_route("/s", script.chunks)]) as server,
-        server.connect(request("/s")) as client,
-    ):
-        script.put(b"first")
-        await client.until(b"first")
-        on_its_way = False
-        await asyncio.sleep(1.5)
-        on_its_way = True  # and nothing of it is acknowledged for longer than a look at the client takes
-        script.put(b"second")
-        await client.until(b"second")
-        await asyncio.sleep(0.5)
-        on_its_way = False
-        await asyncio.sleep(0.4)
-        assert access_log.endings == []
 
 
 # --- disconnect ---
@@ -1320,7 +1182,7 @@ async def test_a_stream_over_a_socket_that_is_not_tcp(tmp_path: Path, script: Sc
     delivery = Delivery(QUICK, OpenStreams())
     path, handler, arguments = chunks_route("/s", script.chunks, heartbeat=b"~")
     app = Application([(path, handler, {**arguments, "delivery": delivery})], log_function=id)
-    server = lifecycle.Server(app, repeats=delivery.repeats)
+    server = lifecycle.Server(app, repeats=delivery.repeats, limits=QUICK)
     listening = bind_unix_socket(str(tmp_path / "socket"))
     server.add_socket(listening)
     reader, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))

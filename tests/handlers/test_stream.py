@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.pump import Limits
+from handlers.limits import Limits
 from handlers.stream import NamedStreamResource, StreamsResource
 from media.generated import Stream, StreamRequest, generated, generated_bytes
 from media.records import FORMATS, Event, Format, Item

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import struct
@@ -228,6 +229,33 @@ async def test_failing_start_closes_the_port(settings: Settings, signals: Signal
     (tmp_path / "notes").write_text("no database" * 100)
     with pytest.raises(SettingsError, match="--database cannot be used"):
         await run(settings.model_copy(update={"database": f"sqlite+aiosqlite:///{tmp_path}/notes"}), signals)
+
+
+def test_open_files_are_raised(caplog: pytest.LogCaptureFixture) -> None:
+    """To what this user may have, and the log says how many that are."""
+    caplog.set_level(logging.DEBUG, "millrace")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+    try:
+        lifecycle._raise_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert f"open files: {hard} at most" in caplog.text
+
+
+def test_open_files_that_cannot_be_raised(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then they stay as they are."""
+    caplog.set_level(logging.DEBUG, "millrace")
+
+    def refuse(*args: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    lifecycle._raise_open_files()
+    assert f"open files: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} at most" in caplog.text
 
 
 # --- signals ---

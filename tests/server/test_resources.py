@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.limits import Limits
 from media.catalogue import Catalogue
 from server import resources
 from server.resources import Scanner, open_resources
@@ -162,11 +163,12 @@ async def test_ready_while_requests_are_taken(settings: Settings) -> None:
 
 @pytest.mark.gen_test
 async def test_limits_are_the_settings(settings: Settings) -> None:
-    """Heartbeat and stall limit are what was set."""
-    other = settings.model_copy(update={"heartbeat": 3.0, "stall": 4.0})
-    async with open_resources(other) as opened:
-        limits = opened.delivery.limits
-        assert (limits.heartbeat_seconds, limits.stall_seconds) == (3.0, 4.0)
+    """Each is the one that was set."""
+    set_to = {"heartbeat": 3.0, "stall": 4.0, "min_rate": 5, "header_timeout": 6.0}
+    set_to |= {"max_streams": 7, "max_streams_per_client": 8, "rate_limit": 9}
+    async with open_resources(settings.model_copy(update=set_to)) as opened:
+        assert opened.delivery.limits == Limits(3, 4, 5, 6, 7, 8)
+        assert opened.delivery.rate.bytes_per_second == 9
 
 
 @pytest.mark.gen_test

@@ -15,9 +15,11 @@ from server.settings import Settings, SettingsError, read_settings, rows, versio
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORT = "a whole number from 0 to 65535"
 HOST = "an IP address or a host name, without a port"
+BYTES = "a whole number from 0 to 1000000000000"
 SECONDS = "a number of seconds from 0 to 86400"
 PROCESSES = "a whole number from 0 to 1024"
 LOCATION = "a path that begins and ends with a slash, such as /files/"
+NETWORKS = "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16"
 URL = "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://"
 
 
@@ -58,6 +60,15 @@ def test_defaults() -> None:
         "heartbeat": 15.0,
         "stall": 30.0,
         "drain": 10.0,
+        "header_timeout": 20.0,
+        "idle_timeout": 75.0,
+        "body_timeout": 75.0,
+        "max_streams": 10_000,
+        "max_streams_per_client": 1000,
+        "trusted_proxies": "",
+        "max_body": 1024 * 1024,
+        "min_rate": 240,
+        "rate_limit": 0,
         "sendfile": "on",
         "loop": "asyncio",
         "processes": 1,
@@ -72,6 +83,10 @@ def test_every_flag_is_read(library: Path) -> None:
         "--port 0 --address=::1 --database=sqlite+aiosqlite:///c.db --heartbeat 0 --stall=0.5 --drain 86400"
         " --compression=0 --accel-redirect /a/b.c/"
     )
+    flags += " --header-timeout 0 --idle-timeout=1.5 --body-timeout 2 --max-body 0 --min-rate=1000"
+    flags += (
+        " --max-streams 0 --max-streams-per-client=7 --trusted-proxies ::1,10.0.0.0/8 --rate-limit 1000000"
+    )
     others = "--sendfile=off --loop=uvloop --processes=3 --log-level=error"
     settings = read_settings([*flags.split(), "--media", str(library), *others.split()])
     assert settings.model_dump() == {
@@ -85,6 +100,15 @@ def test_every_flag_is_read(library: Path) -> None:
         "heartbeat": 0.0,
         "stall": 0.5,
         "drain": 86400.0,
+        "header_timeout": 0.0,
+        "idle_timeout": 1.5,
+        "body_timeout": 2.0,
+        "max_streams": 0,
+        "max_streams_per_client": 7,
+        "trusted_proxies": "::1,10.0.0.0/8",
+        "max_body": 0,
+        "min_rate": 1000,
+        "rate_limit": 1_000_000,
         "sendfile": "off",
         "loop": "uvloop",
         "processes": 3,
@@ -210,6 +234,17 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--stall", "1e3", SECONDS),
         ("--drain", "86400.1", SECONDS),
         ("--drain", "1,5", SECONDS),
+        ("--header-timeout", "1m", SECONDS),
+        ("--idle-timeout", "-1", SECONDS),
+        ("--body-timeout", "", SECONDS),
+        ("--max-streams", "many", "a whole number from 0 to 1000000"),
+        ("--max-streams-per-client", "1000001", "a whole number from 0 to 1000000"),
+        ("--trusted-proxies", "localhost", NETWORKS),
+        ("--trusted-proxies", "10.0.0.1/8", NETWORKS),
+        ("--trusted-proxies", "10.0.0.1,", NETWORKS),
+        ("--max-body", "1M", BYTES),
+        ("--min-rate", "0.5", BYTES),
+        ("--rate-limit", "1000000000001", BYTES),
         ("--sendfile", "true", "on or off"),
         ("--loop", "", "asyncio, uvloop or auto"),
         ("--processes", "two", PROCESSES),
@@ -353,7 +388,7 @@ def test_settings_are_frozen() -> None:
 def test_help_fits_a_terminal_and_names_every_flag(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line a setting within 80 columns, also when another setting is wrong."""
+    """One line a setting within 80 columns, or two of a long flag; also when another setting is wrong."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("MILLRACE_PORT", "abc")
     with pytest.raises(SystemExit) as caught:
@@ -363,9 +398,8 @@ def test_help_fits_a_terminal_and_names_every_flag(
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
     for row in rows():
-        assert [
-            line for line in lines if line.split()[:1] == [row.flag] and line.endswith(f" [{row.default}]")
-        ]
+        (at,) = (number for number, line in enumerate(lines) if line.split()[:1] == [row.flag])
+        assert any(line.endswith(f" [{row.default}]") for line in lines[at : at + 2])
     assert "MILLRACE_LOG_LEVEL" in shown
     assert "None" not in shown
 

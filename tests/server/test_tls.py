@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tornado.httpserver import HTTPServer
 
-from server import lifecycle, tls
+from server import tls
 from server.lifecycle import Signals, run
 from server.settings import Settings, SettingsError, read_settings
 from tests.certificates import Pair, make_pair
@@ -168,10 +168,9 @@ async def test_pair_that_breaks_during_the_start(settings: Settings) -> None:
 async def test_handshake_that_never_comes(
     settings: Settings,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who connects and says nothing, or half of a hello, holds nobody up and is let go like a slow header."""
-    monkeypatch.setattr(lifecycle, "IDLE_SECONDS", 1.0)
+    settings = settings.model_copy(update={"idle_timeout": 1.0})
     trusting = ssl.create_default_context(cafile=settings.certificate)
     with Signals(60) as signals:
         serving = asyncio.create_task(run(settings, signals))
