@@ -365,7 +365,7 @@ async def test_how_often_it_looks(monkeypatch: pytest.MonkeyPatch, limits: Limit
 
 @pytest.mark.slow
 @pytest.mark.gen_test(timeout=30)
-async def test_a_look_at_a_thousand_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_at_many_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs some milliseconds, with turns of the loop between; afterwards nothing is left of them."""
     costs: list[float] = []
     look = Watch._look_on
