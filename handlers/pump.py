@@ -42,7 +42,7 @@ from handlers.encrypted import FAREWELL, EncryptedSocket
 from handlers.limits import Limits, RateLimit
 from handlers.outgoing import ClientStalled, RegionBroken
 from media.files import loaded
-from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken
+from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken, SourceError
 
 HEADERS_SECONDS = 1.0
 """How long the headers wait for the first chunk, so that a failing start can still be a status."""
@@ -306,10 +306,11 @@ class Pump:
             # For a handler's task they mean nothing, and Tornado would end no response.
             if not self._ended():
                 raise RuntimeError(f"a source raised {type(error).__name__}") from error
-        except Exception:
+        except Exception as error:
             if not self._ended():
                 raise
-            log.exception("a stream failed while it was being closed")
+            if not isinstance(error, SourceError):  # such as a file that shrank, seen at both ends at once
+                log.exception("a stream failed while it was being closed")
         finally:
             self._task = None
             for timer in self._timers.values():

@@ -242,6 +242,7 @@ def tedious(library: Path) -> Path:
 def test_signal_during_the_first_scan(start: Starter, tedious: Path, tmp_path: Path) -> None:
     """Before the start line an end is an end: exit code 0, nothing on stdout."""
     server = start("--media", str(tedious), wait=False)
+    server.expect_log("the tags of '[0-9]+.mp3' are not complete")
     until(lambda: list(tmp_path.rglob("*.sqlite3")), 20)
     began = time.monotonic()
     server.signal(signal.SIGTERM)

@@ -266,9 +266,10 @@ def test_no_encoding_raises_whatever_the_bytes() -> None:
     alphabets = [bytes(range(256)), b"+-/ab\xff\0AB=&~{}\n", b"\x1b$()BJ@A0123\x0e\x0f ab\x80\xfe"]
     alphabets += [b"~{}\n abAB09\x81\x30\xff", b"\0\xd8\0\xdc\xdf\xff\xfe\x41+"]
     dice = random.Random(949)
+    known = sorted(decoding._known_encodings())  # imports each of them, which belongs in no loop
 
     async def fuzz() -> None:
-        for encoding in sorted(decoding._known_encodings()):
+        for encoding in known:
             for alphabet in alphabets * 8:
                 content = bytes(dice.choices(alphabet, k=dice.randrange(40)))
                 chunks = await joined(decoding.to_utf8(pieces(content, dice.randrange(1, 9)), encoding))
