@@ -20,10 +20,10 @@ from handlers.pump import OpenStreams
 from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from media.catalogue import Catalogue
 from media.source import Body, Chunks, Facts, Source
-from server import lifecycle
+from server import httpserver
 from server.app import make_app
 from server.forwarded import trusted
-from server.lifecycle import AHEAD_BYTES
+from server.httpserver import AHEAD_BYTES
 from server.resources import Resources, Scanner
 
 Route = tuple[str, type, Mapping[str, object]]
@@ -293,7 +293,7 @@ async def serving(
         app: Application = make_app(resources)
         for pattern, handler, arguments in routes:
             app.add_handlers(".*", [(pattern, handler, {**arguments, "delivery": delivery})])
-        server = lifecycle.Server(
+        server = httpserver.Server(
             app,
             repeats=delivery.repeats,
             limits=limits,

@@ -17,7 +17,7 @@ from handlers.limits import Limits
 from handlers.pump import OpenStreams, Outcome
 from handlers.serve import Delivery, serve
 from media.source import Body, Chunks, Facts
-from server import lifecycle
+from server import httpserver
 from tests.conftest import AccessLog, ExpectLog
 from tests.serving import (
     Client,
@@ -1182,7 +1182,7 @@ async def test_a_stream_over_a_socket_that_is_not_tcp(tmp_path: Path, script: Sc
     delivery = Delivery(QUICK, OpenStreams())
     path, handler, arguments = chunks_route("/s", script.chunks, heartbeat=b"~")
     app = Application([(path, handler, {**arguments, "delivery": delivery})], log_function=id)
-    server = lifecycle.Server(app, repeats=delivery.repeats, limits=QUICK)
+    server = httpserver.Server(app, repeats=delivery.repeats, limits=QUICK)
     listening = bind_unix_socket(str(tmp_path / "socket"))
     server.add_socket(listening)
     reader, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))

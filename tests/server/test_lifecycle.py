@@ -21,9 +21,10 @@ import pytest
 from media.catalogue import Catalogue
 from media.database import CatalogueError
 from server import lifecycle
-from server.lifecycle import Signals, run, serve
+from server.lifecycle import run, serve
 from server.processes import Worker
 from server.settings import Settings, SettingsError
+from server.signals import Signals
 
 MEGABYTE = 1024 * 1024
 LENGTH = 40 * MEGABYTE
@@ -352,8 +353,8 @@ def test_second_signal_winds_the_clock_up_anew(
     expect_log: Callable[[str, int, str], None],
 ) -> None:
     """Who asks twice does not wait for the drain's own limit."""
-    monkeypatch.setattr(lifecycle, "BREAK_OFF_SECONDS", 0.05)
-    monkeypatch.setattr(lifecycle, "EXIT_SECONDS", 0.05)
+    monkeypatch.setattr("server.signals.BREAK_OFF_SECONDS", 0.05)
+    monkeypatch.setattr("server.signals.EXIT_SECONDS", 0.05)
     expect_log("millrace", logging.WARNING, "the end is taking too long")
     with Signals(60):
         signal.raise_signal(signal.SIGTERM)

@@ -13,8 +13,9 @@ import pytest
 from tornado.httpserver import HTTPServer
 
 from server import tls
-from server.lifecycle import Signals, run
+from server.lifecycle import run
 from server.settings import Settings, SettingsError, read_settings
+from server.signals import Signals
 from tests.certificates import Pair, make_pair
 from tests.server.test_settings import forbidden
 from tests.serving import eventually
