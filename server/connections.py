@@ -1,8 +1,9 @@
 """The watch over the open connections: it lets those go that have stopped, trickle, or left unseen.
 
-Theory of operation. Tornado closes a connection that is silent while a request is due. It has no limit for
-one that does not take what it is sent: a body, but also what it still holds of an answer whose handler has
-long finished. So one timer looks at every connection in turn.
+Theory of operation. Tornado has no limit for a connection that does not take what it is sent: a body, but
+also what it still holds of an answer whose handler has long finished. Its limit for one that is silent while
+a request is due costs a timer a request, a tenth of a small answer. So one timer looks at every connection
+in turn.
 
 *Sending.* What tells is what the client's kernel has acknowledged (TCP_INFO), and how much more is on its
 way. The time that a write takes does not: a socket turns writable only when a third of its buffer is free,
@@ -11,7 +12,7 @@ client has to take as much as `min_rate` asks for, or, if that is less, all that
 window began. So nobody is let go because the source is silent or slow, or because we hold it back ourselves.
 
 *Receiving.* The body of a request has to come at `min_rate`, and its header within `header_seconds` of its
-first byte, so that it cannot be sent byte by byte for as long as a connection may be idle.
+first byte, so that it cannot be sent byte by byte for as long as a connection may be idle (`idle_seconds`).
 
 A look costs 3 µs a connection, and the loop gets a turn after each LOOK_AT_ONCE of them.
 """
@@ -76,7 +77,17 @@ class _Window:
 class Connection:
     """One that is open, as the watch knows it."""
 
-    __slots__ = ("_asked_at", "_before", "address", "phase", "received", "receiving", "sending", "stream")
+    __slots__ = (
+        "_asked_at",
+        "_before",
+        "address",
+        "phase",
+        "received",
+        "receiving",
+        "sending",
+        "stream",
+        "waiting_since",
+    )
 
     def __init__(self, stream: IOStream, address: str) -> None:
         self.stream, self.address = stream, address
@@ -84,13 +95,15 @@ class Connection:
         """Bytes of requests' bodies."""
         self.sending, self.receiving = _Window(), _Window()
         self.phase = Phase.WAITING
+        self.waiting_since: float | None = None
+        """For a request; None: the next look tells."""
         # What had come when the connection began to wait; None: the next look tells.
         self._before: int | None = 0
         self._asked_at: float | None = None
 
     def waits(self) -> None:
         """For its next request: the one before has been answered."""
-        self.phase, self._asked_at, self._before = Phase.WAITING, None, None
+        self.phase, self.waiting_since, self._asked_at, self._before = Phase.WAITING, None, None, None
 
     def receives(self) -> None:
         """A header has come, and what belongs to it may follow."""
@@ -118,7 +131,8 @@ class Watch:
         self._timer: asyncio.Handle | None = None
         self._seconds = limits.stall_seconds or (RATE_SECONDS if limits.min_rate else 0)
         self._least = int(limits.min_rate * self._seconds)  # bytes in a window
-        shortest = min(filter(None, (self._seconds, limits.header_seconds)), default=math.inf)
+        each = self._seconds, limits.header_seconds, limits.idle_seconds
+        shortest = min(filter(None, each), default=math.inf)
         self._look_seconds = min(MOST_LOOK_SECONDS, max(LEAST_LOOK_SECONDS, shortest / 4))
 
     def over(self, stream: IOStream, address: str) -> Connection:
@@ -166,10 +180,18 @@ class Watch:
             case Phase.RECEIVING if self._least:
                 if connection.receiving.is_over(connection.received, self._least, now, self._seconds):
                     _let_go(connection, "its request's body trickles")
-            case Phase.WAITING if self._limits.header_seconds:
-                since = connection.is_asking_since(come, now)
-                if since is not None and now >= since + self._limits.header_seconds:
-                    _let_go(connection, "its request's header trickles")
+            case Phase.WAITING:
+                self._look_at_waiting(connection, come, now)
+
+    def _look_at_waiting(self, connection: Connection, come: int, now: float) -> None:
+        if connection.waiting_since is None:
+            connection.waiting_since = now
+        asking_since = connection.is_asking_since(come, now)
+        if asking_since is None:
+            if self._limits.idle_seconds and now >= connection.waiting_since + self._limits.idle_seconds:
+                connection.stream.close()
+        elif self._limits.header_seconds and now >= asking_since + self._limits.header_seconds:
+            _let_go(connection, "its request's header trickles")
 
 
 def _let_go(connection: Connection, why: str) -> None:

@@ -44,6 +44,8 @@ class Server(HTTPServer):
         **kwargs: Any,
     ) -> None:
         super().initialize(*args, **kwargs)
+        # The watch sees to it. Tornado's own would set and cancel a timer for each request: 9 of 84 µs.
+        self.conn_params.header_timeout = None
         self._sendfile = sendfile and outgoing.SUPPORTED
         self.repeats = repeats
         self.proxies = proxies

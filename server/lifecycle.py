@@ -34,9 +34,6 @@ from server.signals import BREAK_OFF_SECONDS, EXIT_SECONDS, Signals
 FIRST_SCAN_SECONDS = 2.0
 """How long the first connection may wait for the library: a small one is there when it is answered."""
 
-NEVER_SECONDS = 10 * 365 * 86400.0
-"""In place of no limit, where Tornado's own would be an hour."""
-
 SETTLE_SECONDS = 0.05
 """A drain waits at least so long, for requests that were on their way when it was asked for.
 Connections that were made by then are already accepted: the loop has turned since the signal."""
@@ -101,7 +98,6 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
                 proxies=trusted(settings.trusted_proxies),
                 max_body_size=settings.max_body or sys.maxsize,
                 max_buffer_size=AHEAD_BYTES,
-                idle_connection_timeout=settings.idle_timeout or NEVER_SECONDS,
                 body_timeout=settings.body_timeout or None,
             )
             if settings.certificate and settings.key:

@@ -311,6 +311,31 @@ async def test_idle_is_not_slow(tmp_path: Path) -> None:
             assert not reset
 
 
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=30)
+async def test_an_idle_connection_is_closed(tmp_path: Path, access_log: AccessLog) -> None:
+    """Before its first request, and behind one: in peace. One that is being answered is not idle."""
+
+    async def slow() -> Chunks:
+        for _ in range(6):
+            await asyncio.sleep(0.5)
+            yield b"still here\n"
+
+    limits = Limits(idle_seconds=1)
+    async with (
+        serving(tmp_path, scan=False, limits=limits, routes=[chunks_route("/slow", slow)]) as server,
+        server.connect(request("/healthz")) as used,
+        server.connect() as fresh,
+        server.connect(request("/slow")) as busy,
+    ):
+        await used.until(b"ok\n")
+        for client in (used, fresh):
+            _, reset = await client.rest()
+            assert not reset
+        await busy.until(b"still here\n", 6)
+    assert {outcome for outcome, _ in access_log.endings} == {"complete"}
+
+
 # --- the watch itself ---
 
 

@@ -165,9 +165,10 @@ async def test_ready_while_requests_are_taken(settings: Settings) -> None:
 async def test_limits_are_the_settings(settings: Settings) -> None:
     """Each is the one that was set."""
     set_to = {"heartbeat": 3.0, "stall": 4.0, "min_rate": 5, "header_timeout": 6.0}
+    set_to |= {"idle_timeout": 10.0}
     set_to |= {"max_streams": 7, "max_streams_per_client": 8, "rate_limit": 9}
     async with open_resources(settings.model_copy(update=set_to)) as opened:
-        assert opened.delivery.limits == Limits(3, 4, 5, 6, 7, 8)
+        assert opened.delivery.limits == Limits(3, 4, 5, 6, 10, 7, 8)
         assert opened.delivery.rate.bytes_per_second == 9
 
 
