@@ -1,6 +1,6 @@
-"""Millrace beside its peers, in one run: `python -m benchmarks large_file` (docs/benchmarks.md).
+"""Millrace beside its peers, in one run: `python -m benchmarks all` (docs/benchmarks.md).
 
-A scenario (`scenarios/`) says what is asked of which peers, a peer (`peers/`) is a server that can be asked;
-each is one file. A new scenario also needs its row in `__main__.SCENARIOS` and a block in the docs,
-a new peer its place in the `PEERS` of a scenario.
+A scenario (`scenarios/`) says what is asked, a peer (`peers/`) is a server that can be asked, a file each;
+`load/` asks. A new scenario also needs its place in `__main__.SCENARIOS` and a block in the docs, a new peer
+its place in `__main__.PEERS` and in `.ci/run`.
 """

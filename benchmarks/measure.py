@@ -3,6 +3,7 @@
 The server has one core and the load another, so that neither takes time from the other.
 """
 
+import importlib.metadata
 import os
 import platform
 import re
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import tornado
+from benchmarks.peers import program_path
 
 START_SECONDS = 30
 END_SECONDS = 10
@@ -34,10 +35,15 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of a process, its threads and its children, since they began. CPU time is that of user and system."""
+    """Of a process, its threads and its children; CPU time is that of user and system, since they began.
+
+    The peak is that since their beginning or `reset_peak`; of several processes it is the sum of their peaks.
+    """
 
     cpu_seconds: float
+    rss_bytes: int
     peak_rss_bytes: int
+    descriptors: int
 
 
 @contextmanager
@@ -87,13 +93,21 @@ def free_port() -> int:
 
 def usage(pid: int) -> Usage:
     """What the process and its children have used."""
-    cpu_seconds, peak_rss_bytes = 0.0, 0
+    cpu_seconds, rss_kib, peak_kib, descriptors = 0.0, 0, 0, 0
     for member in _family(pid):
         # What clock_getcpuclockid(3) gives, which Python has not; /proc/PID/stat has steps of 10 ms.
         cpu_seconds += time.clock_gettime(~member << 3 | 2)
         status = Path(f"/proc/{member}/status").read_text()
-        peak_rss_bytes += int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 1024
-    return Usage(cpu_seconds, peak_rss_bytes)
+        rss_kib += int(re.findall(r"VmRSS:\s*(\d+) kB", status)[0])
+        peak_kib += int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0])
+        descriptors += len(list(Path(f"/proc/{member}/fd").iterdir()))
+    return Usage(cpu_seconds, rss_kib * 1024, peak_kib * 1024, descriptors)
+
+
+def reset_peak(pid: int) -> None:
+    """Let the peak of the process and its children begin anew, at what they hold now."""
+    for member in _family(pid):
+        Path(f"/proc/{member}/clear_refs").write_text("5")  # proc(5)
 
 
 def machine() -> str:
@@ -102,8 +116,19 @@ def machine() -> str:
     cores = f"{len(_CORES)} cores" if len(_CORES) > 1 else "1 core, which server and load share"
     return (
         f"{platform.machine()}, {cores}, {platform.system()} {kernel.group() if kernel else ''}, "
-        f"{platform.python_implementation()} {platform.python_version()}, Tornado {tornado.version}"
+        f"{platform.python_implementation()} {platform.python_version()}, "
+        + ", ".join(f"{name} {version}" for name, version in _versions())
     )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of the packages and programs that peers are made of, as far as they are installed."""
+    for package in ("tornado", "aiohttp", "starlette", "uvicorn", "uvloop"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            yield package, importlib.metadata.version(package)
+    if nginx := program_path("nginx"):
+        shown = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=False).stderr
+        yield "nginx", shown.strip().rpartition("/")[2]
 
 
 def _listens(port: int) -> bool:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks.peers import Peer
+from benchmarks.scenarios import Rounds, Scenario
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -12,13 +15,57 @@ class Spread:
 
     values: tuple[float, ...]
 
+    @property
+    def median(self) -> float:
+        """Of the rounds."""
+        return median(self.values)
+
     def __truediv__(self, other: "Spread") -> "Spread":
         """The ratio in every round: what slowed down all of a round cancels out."""
         return Spread(tuple(ours / theirs for ours, theirs in zip(self.values, other.values, strict=True)))
 
     def __str__(self) -> str:
-        low, middle, high = map(_three_digits, (min(self.values), median(self.values), max(self.values)))
+        low, middle, high = map(three_digits, (min(self.values), self.median, max(self.values)))
+        if len(self.values) == 1:
+            return middle
         return f"{middle} ({low}–{high})"
+
+
+def spread(scenario: Scenario, rounds: Rounds, case: str, peer: Peer, column: str) -> Spread:
+    """One figure of one peer."""
+    number = [each.name for each in scenario.columns].index(column)
+    return Spread(tuple(figures[number] for figures in rounds[case, peer]))
+
+
+def ratios(scenario: Scenario, rounds: Rounds, peers: Sequence[Peer]) -> str:
+    """A table of what the first peer has, divided by what each other has."""
+    ours, *others = peers
+    compared = [column.name for column in scenario.columns if column.compared]
+    rows = [
+        (
+            case,
+            column,
+            *(
+                spread(scenario, rounds, case, ours, column) / spread(scenario, rounds, case, other, column)
+                for other in others
+            ),
+        )
+        for case in scenario.cases
+        for column in compared
+    ]
+    heads = ["case", "ratio", *(f"{ours.name} : {other.name}" for other in others)]
+    return table(heads, rows, texts=2)
+
+
+def figures(scenario: Scenario, rounds: Rounds, peers: Sequence[Peer]) -> str:
+    """A table of everything that was measured."""
+    columns = [column.name for column in scenario.columns]
+    rows = [
+        (case, peer.name, *(spread(scenario, rounds, case, peer, column) for column in columns))
+        for case in scenario.cases
+        for peer in peers
+    ]
+    return table(["case", "server", *columns], rows, texts=2)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], texts: int) -> str:
@@ -41,5 +88,8 @@ def write_block(path: Path, name: str, text: str) -> None:
     path.write_text(f"{before}{begin}\n{text}\n\n{end}{after}")
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+def three_digits(value: float) -> str:
+    """As exact as the measurement can be taken to be, or a little more."""
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:#.3g}".removesuffix(".")  # 99.96

@@ -6,76 +6,231 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks.load import Download, Job, run
-from benchmarks.measure import BenchmarkError
-from benchmarks.report import Spread, write_block
+from benchmarks import library, picture
+from benchmarks.__main__ import able
+from benchmarks.load import beside, going_on, probe, resets, transfer
+from benchmarks.load.exchange import Exchange, request
+from benchmarks.measure import BenchmarkError, reset_peak, usage
+from benchmarks.peers import Peer
+from benchmarks.report import Spread, figures, ratios, write_block
+from benchmarks.scenarios import Column, Rounds, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND = [sys.executable, "-m", "benchmarks"]
+
+A = Peer("a", "Ours", lambda folder, port: [])
+B = Peer("b", "Theirs", lambda folder, port: [])
+SCENARIO = Scenario(
+    "large_file",
+    ("4 connections",),
+    (Column("GB/s", compared=True), Column("CPU-s/GB", compared=True), Column("MB")),
+    lambda *_: (),
+)
+ROUNDS: Rounds = {
+    ("4 connections", A): [(1.0, 0.5, 70.0), (2.0, 0.25, 71.0), (3.0, 0.125, 0.0)],
+    ("4 connections", B): [(2.0, 0.5, 12.0), (4.0, 0.5, 12.0), (4.0, 0.5, 12.0)],
+}
 
 
 @pytest.mark.slow
-def test_large_file_prints_its_tables_and_writes_them_into_the_docs(tmp_path: Path) -> None:
-    """A short run prints a ratio and a figure for every pair and peer, and replaces the block of the docs."""
-    docs = tmp_path / "benchmarks.md"
+def test_a_run_prints_its_tables_and_writes_them_and_a_picture(tmp_path: Path) -> None:
+    """Every case has its ratios and figures, which replace the block of the docs, and a panel."""
+    docs, svg = tmp_path / "benchmarks.md", tmp_path / "benchmarks.svg"
     docs.write_text("before\n<!-- large_file -->\nold\n<!-- /large_file -->\nafter\n")
-    effort = ["--seconds", "0.2", "--rounds", "1", "--size-mib", "2", "--markdown", str(docs)]
-    command = [sys.executable, "-m", "benchmarks", "large_file", *effort]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode == 0, done.stderr
-    spread = r"(\d[\d.]*) \([\d.]+–[\d.]+\)"
-    for other in ("aiofiles loop of the tutorials", "StaticFileHandler"):
-        for connections in (1, 4):
-            row = rf"\| Millrace : {other} \| {connections} \| {spread} \| {spread} \|"
-            assert re.search(row, done.stdout), done.stdout
-    figures = re.findall(rf"\| \S.* \| [14] \| {spread} \| {spread} \| {spread} \|", done.stdout)
-    assert len(figures) == 6
-    assert all(float(figure) > 0 for row in figures for figure in row)
-    assert docs.read_text() == (
-        f"before\n<!-- large_file -->\n\n{done.stdout}\n<!-- /large_file -->\nafter\n"
+    effort = ["--seconds", "0.2", "--rounds", "1", "--size-mib", "2"]
+    where = ["--peers", "millrace,static_file_handler", "--markdown", str(docs), "--picture", str(svg)]
+    done = subprocess.run(
+        [*COMMAND, "large_file", *effort, *where],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
+    assert "| case | ratio | Millrace : StaticFileHandler |" in done.stdout
+    for case in ("1 connection", "4 connections", "64 connections"):
+        for column in ("GB/s", "CPU-s/GB"):
+            assert re.search(rf"\| {case} \| {column} \| [\d.]+ \|", done.stdout), done.stdout
+        for name in ("Millrace", "StaticFileHandler"):
+            found = re.search(rf"\| {case} \| {name} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", done.stdout)
+            assert found, done.stdout
+            assert float(found[3]) > 5  # MB of a Python process
+    assert docs.read_text() == (
+        f"before\n<!-- large_file -->\n\n{done.stdout.rstrip()}\n\n<!-- /large_file -->\nafter\n"
+    )
+    assert svg.read_text().count("StaticFileHandler") == 2
+
+
+def test_a_peer_that_was_named_and_is_absent_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was not named is left out with a line that says so."""
+    absent = Peer("x", "Absent", lambda *_: [], program="no-such-program", packages=("os", "no_such_package"))
+    monkeypatch.setattr("benchmarks.__main__.PEERS", {"a": A, "x": absent})
+    assert able([]) == [A]
+    assert capsys.readouterr().err == "Absent is left out: it needs no_such_package, no-such-program\n"
+    with pytest.raises(BenchmarkError, match="Absent needs no_such_package, no-such-program"):
+        able(["a", "x"])
 
 
 def test_wrong_bytes_are_not_measured(tmp_path: Path) -> None:
     """A server whose file is not the one that was meant stops the run."""
     (tmp_path / "noise.wav").write_bytes(b"right" * 100_000)
     with http_server(tmp_path) as port, pytest.raises(BenchmarkError, match="not those of the file"):
-        run(job(port, "/noise.wav", b"wrong" * 100_000))
+        transfer.run(job(port, "/noise.wav", b"wrong" * 100_000))
 
 
 def test_an_error_is_not_measured(tmp_path: Path) -> None:
-    """A status that is not 200 stops the run."""
+    """A status that is not the expected one stops the run."""
     with http_server(tmp_path) as port, pytest.raises(BenchmarkError, match="expected a 200"):
-        run(job(port, "/noise.wav", b""))
+        transfer.run(job(port, "/noise.wav", b""))
 
 
-def test_received_bytes_are_the_bodies_alone(tmp_path: Path) -> None:
-    """Downloads follow each other on a connection, and headers do not count."""
+def test_what_is_measured_adds_up(tmp_path: Path) -> None:
+    """Each connection has its share of the bytes, and no more of them than its requests."""
+    content = b"right" * 100_000
+    (tmp_path / "noise.wav").write_bytes(content)
+    with http_server(tmp_path) as port:
+        reading = transfer.run(job(port, "/noise.wav", content))
+    assert len(reading.each_bytes) == 2
+    assert min(reading.each_bytes) > 0
+    assert abs(reading.received_bytes - reading.requests * len(content)) <= 2 * len(content)
+    assert reading.cpu_seconds > 0
+
+
+@pytest.mark.parametrize("discards", [False, True])
+def test_received_bytes_are_the_bodies_alone(tmp_path: Path, discards: bool) -> None:
+    """Answers follow each other on a connection, and headers do not count."""
     content = bytes(range(256)) * 1000
     (tmp_path / "noise.wav").write_bytes(content)
     buffer = memoryview(bytearray(10_000))
     with http_server(tmp_path) as port:
-        download = Download(port, "/noise.wav", buffer)
-        with download.socket:
-            for _ in range(2):
+        exchange = Exchange(port, buffer, discards=discards)
+        with exchange.socket:
+            for number in range(2):
                 received = b""
-                while not download.complete:
-                    received += buffer[: download.receive()]
-                assert received == content
-                download.ask()
+                exchange.ask(request(port, "/noise.wav"))
+                while not exchange.complete:
+                    received += buffer[: exchange.receive(len(buffer))]
+                assert discards or received == content
+                assert exchange.received_bytes == len(content) * (number + 1)
+
+
+@pytest.mark.slow
+def test_a_stop_costs_every_request_that_was_due(tmp_path: Path) -> None:
+    """While nothing is answered, requests fall due, more than there are connections; all have waited."""
+    (tmp_path / "tiny").write_bytes(b"hello world\n")
+    handler = partial(HoldingHandler, threading.Semaphore(probe.CONNECTIONS), threading.Event())
+    with http_server(tmp_path, handler) as port:
+        waits = probe.run(probe.Job(port, "/tiny", seconds=0.5))
+    for lane in (waits.kept, waits.new):
+        assert len(lane) in (50, 51)  # one every 10 ms
+        assert sorted(lane)[25] > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["downloads", "slow"])
+def test_what_goes_on_beside_says_what_it_received(tmp_path: Path, kind: str) -> None:
+    """It begins, goes on until it is ended, and counts; slow readers are slow."""
+    (tmp_path / "noise.wav").write_bytes(bytes(5_000_000))
+    with (
+        http_server(tmp_path) as port,
+        going_on("beside", beside.Job(kind, port, "/noise.wav", "", 3)) as answer,
+    ):
+        assert not answer
+    assert answer["received_bytes"] > 0
+    if kind == "slow":
+        assert answer["received_bytes"] <= 3 * beside.SLOW_BYTES_PER_SECOND * (answer["seconds"] + 1)
+
+
+@pytest.mark.slow
+def test_resets_leave_nothing_open(tmp_path: Path) -> None:
+    """As many connections as were asked for are made and reset."""
+    (tmp_path / "noise.wav").write_bytes(bytes(5_000_000))
+    before = usage(os.getpid()).descriptors
+    with http_server(tmp_path) as port:
+        assert resets.run(resets.Job(port, "/noise.wav", 20, 10)) == resets.Done(20)
+    assert usage(os.getpid()).descriptors <= before
+
+
+def test_a_dropped_file_is_cold(tmp_path: Path) -> None:
+    """What the page cache has of a file is counted, not believed."""
+    path = tmp_path / "noise.wav"
+    with path.open("wb") as file:
+        file.write(os.urandom(1_000_000))
+        os.fsync(file.fileno())
+    assert library.resident(path) == 1
+    try:
+        library.drop(path)
+    except BenchmarkError:
+        pytest.skip("the folder for temporary files is not on a disk")
+    assert library.resident(path) == 0
+    library.warm(path)
+    assert library.resident(path) == 1
+
+
+def test_a_peak_can_begin_anew() -> None:
+    """What was needed before is not on the account of what is measured."""
+    held = bytearray(30_000_000)
+    top = usage(os.getpid())
+    del held
+    reset_peak(os.getpid())
+    now = usage(os.getpid())
+    assert top.peak_rss_bytes >= top.rss_bytes
+    assert now.peak_rss_bytes < top.peak_rss_bytes
+    assert now.descriptors > 2
+
+
+def test_digests_are_those_of_the_part(tmp_path: Path) -> None:
+    """The library knows what a range has to be."""
+    served = library.make_library(tmp_path / "library", 1)
+    content = (tmp_path / "library" / library.LARGE).read_bytes()
+    assert served.large_bytes == len(content)
+    assert served.digest(library.LARGE, 100, 70_000) == hashlib.blake2b(content[100:70_000]).hexdigest()
+    assert len((tmp_path / "library" / library.TEXTS[0]).read_bytes()) == library.TEXT_BYTES
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
     """A round in which everything took twice as long has the same ratio."""
     ratio = Spread((1.0, 2.0, 3.0)) / Spread((2.0, 4.0, 4.0))
     assert str(ratio) == "0.500 (0.500–0.750)"
+    assert [str(Spread((value,))) for value in (123.4, 99.96, 0, -0.5)] == ["123", "100", "0", "-0.500"]
+
+
+def test_tables_compare_only_what_can_be_compared() -> None:
+    """A column that may be 0 has no ratio, but its figures."""
+    assert ratios(SCENARIO, ROUNDS, [A, B]).splitlines() == [
+        "| case | ratio | Ours : Theirs |",
+        "| --- | --- | ---: |",
+        "| 4 connections | GB/s | 0.500 (0.500–0.750) |",
+        "| 4 connections | CPU-s/GB | 0.500 (0.250–1) |",
+    ]
+    assert figures(SCENARIO, ROUNDS, [A, B]).splitlines()[2] == (
+        "| 4 connections | Ours | 2 (1–3) | 0.250 (0.125–0.500) | 70 (0–71) |"
+    )
+
+
+def test_the_picture_has_a_dot_for_each_peer_in_each_panel() -> None:
+    """What was not measured has no panel; less is to the left."""
+    svg = ET.fromstring(picture.drawn({"large_file": SCENARIO}, {"large_file": ROUNDS}, [A, B]))
+    panels = svg.findall("{*}g")
+    assert len(panels) == 2
+    cpu, speed = ([float(dot.attrib["cx"]) for dot in panel.findall("{*}circle")] for panel in panels)
+    assert cpu[0] < cpu[1]
+    assert speed[0] < speed[1]
+    texts = [text.text for text in panels[0].findall("{*}text")]
+    assert {"Ours", "Theirs", "0.250", "0.500"} <= set(texts)
 
 
 def test_docs_without_the_block_are_left_alone(tmp_path: Path) -> None:
@@ -87,9 +242,11 @@ def test_docs_without_the_block_are_left_alone(tmp_path: Path) -> None:
     assert docs.read_text() == "<!-- large_file -->\n"
 
 
-def job(port: int, target: str, content: bytes) -> Job:
+def job(port: int, target: str, content: bytes) -> transfer.Job:
     digest = hashlib.blake2b(content).hexdigest()
-    return Job(os.getpid(), port, target, digest, connections=2, seconds=0.1)
+    return transfer.Job(
+        os.getpid(), port, (request(port, target),), connections=2, seconds=0.1, digest=digest
+    )
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -101,9 +258,32 @@ class QuietHandler(SimpleHTTPRequestHandler):
         """Nothing."""
 
 
+class HoldingHandler(QuietHandler):
+    """Holds every answer, after some, until a while after the first that it held."""
+
+    def __init__(self, free: threading.Semaphore, going: threading.Event, *args: Any, **named: Any) -> None:
+        self.free, self.going = free, going
+        super().__init__(*args, **named)
+
+    def do_GET(self) -> None:
+        if not self.free.acquire(blocking=False):
+            self.going.wait(0.6)
+            self.going.set()
+        super().do_GET()
+
+
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing of clients who leave in the middle, and waits for the end of its threads."""
+
+    daemon_threads = False
+
+    def handle_error(self, *_: object) -> None:
+        assert isinstance(sys.exc_info()[1], ConnectionError)
+
+
 @contextmanager
-def http_server(folder: Path) -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
+def http_server(folder: Path, handler: Callable[..., Any] = QuietHandler) -> Iterator[int]:
+    with QuietServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

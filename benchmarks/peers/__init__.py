@@ -1,8 +1,17 @@
-"""A peer: a server as a process of its own, in one file each, run from the root of the project."""
+"""A peer: a server as a process of its own, in one file each, run from the root of the project.
 
+A peer's process imports this file, so it imports next to nothing: its memory is measured.
+"""
+
+import importlib.util
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+TINY = "hello world\n"
+"""What every peer answers a request for /tiny with, made by its handler; no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,12 +19,39 @@ class Peer:
     """A server that serves the files of a folder.
 
     Args:
+        key: what `--peers` calls it.
         name: as the tables show it.
         command: gives the command that serves this folder at this port of 127.0.0.1, and logs to stderr.
             The folder's parent is for the peer's own files.
         target: gives the path and query of the file of this name, once the server at this port has it.
+        tiny: the path of a tiny answer.
+        program: what has to be installed.
+        packages: what has to be importable.
     """
 
+    key: str
     name: str
     command: Callable[[Path, int], list[str]]
-    target: Callable[[int, str], str]
+    target: Callable[[int, str], str] = lambda port, name: f"/{name}"
+    tiny: str = "/tiny"
+    program: str = ""
+    packages: tuple[str, ...] = ()
+
+    def missing(self) -> list[str]:
+        """What it needs that is not installed."""
+        absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        return absent + ([self.program] if self.program and not program_path(self.program) else [])
+
+
+def program_path(name: str) -> str:
+    """Where a program is, also if it is one of those that Debian keeps from a user's PATH; "": nowhere."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin") or ""
+
+
+def python_peer(key: str, name: str, *packages: str) -> Peer:
+    """A peer whose program is `benchmarks/peers/KEY.py FOLDER PORT`."""
+
+    def command(folder: Path, port: int) -> list[str]:
+        return [sys.executable, "-m", f"benchmarks.peers.{key}", str(folder), str(port)]
+
+    return Peer(key, name, command, packages=packages)

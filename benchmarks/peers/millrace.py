@@ -1,4 +1,4 @@
-"""Millrace as it is started in production: `run.py`, every setting at its default."""
+"""Millrace as it is started in production: `run.py`, every setting at its default, its log in a file."""
 
 import json
 import sys
@@ -20,7 +20,9 @@ def _command(folder: Path, port: int) -> list[str]:
 
 
 def _target(port: int, name: str) -> str:
-    """A track without tags has its file name as its title."""
+    """A text goes by its name; a track without tags has its file name as its title."""
+    if name.endswith(".txt"):
+        return f"/text/{name}"
     question = f"http://127.0.0.1:{port}/audio?q={Path(name).stem}"
     deadline = time.monotonic() + SCAN_SECONDS
     while time.monotonic() < deadline:
@@ -35,4 +37,4 @@ def _target(port: int, name: str) -> str:
     raise BenchmarkError(f"Millrace has not catalogued {name} within {SCAN_SECONDS} s")
 
 
-PEER = Peer("Millrace", _command, _target)
+PEER = Peer("millrace", "Millrace", _command, _target, tiny="/healthz")

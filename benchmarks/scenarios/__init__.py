@@ -1,9 +1,15 @@
-"""A scenario: what is asked of which peers, in one file each.
+"""A scenario: what is asked of every peer, in one file each, and how the peers take turns in it."""
 
-Its `run` takes an Effort and gives the tables in Markdown.
-"""
-
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import library, measure
+from benchmarks.library import Library
+from benchmarks.peers import Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +19,73 @@ class Effort:
     Args:
         seconds: of each measurement.
         rounds: every peer is measured once in each.
-        size_mib: of the file that is served, in MiB.
     """
 
     seconds: float
     rounds: int
-    size_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure of a measurement, with its unit in its name; `compared`: also as a ratio, so it is never 0."""
+
+    name: str
+    compared: bool = False
+
+
+Figures = tuple[float, ...]
+"""One measurement, in the order of the scenario's columns."""
+
+Rounds = Mapping[tuple[str, Peer], Sequence[Figures]]
+"""Of every case and every peer, one a round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is measured.
+
+    Args:
+        name: on the command line, and of its block in the docs.
+        cases: the variants, as the tables name them.
+        columns: the figures of each.
+        measure: measures one case with one peer once. It may raise BenchmarkError.
+    """
+
+    name: str
+    cases: tuple[str, ...]
+    columns: tuple[Column, ...]
+    measure: Callable[[str, Peer, Effort, Library], Figures]
+
+
+def rounds(scenario: Scenario, peers: Sequence[Peer], effort: Effort, served: Library) -> Rounds:
+    """Measure every peer once a round, one right after the other; who begins changes from round to round.
+
+    Raises:
+        BenchmarkError: a server does not start, or sends something else than it should.
+    """
+    figures: dict[tuple[str, Peer], list[Figures]] = defaultdict(list)
+    for number in range(effort.rounds):
+        turn = number % len(peers)
+        for case in scenario.cases:
+            for peer in [*peers[turn:], *peers[:turn]]:
+                library.warm(served.folder / library.LARGE)
+                found = scenario.measure(case, peer, effort, served)
+                figures[case, peer].append(found)
+                shown = ", ".join(
+                    f"{column.name} {figure:.4g}"
+                    for column, figure in zip(scenario.columns, found, strict=True)
+                )
+                where = f"{scenario.name} round {number + 1}/{effort.rounds}"
+                print(f"{where}, {case}, {peer.name}: {shown}", file=sys.stderr)
+    return figures
+
+
+@contextmanager
+def serving(peer: Peer, folder: Path) -> Iterator[tuple[int, int]]:
+    """Start the peer; gives its process id and its port.
+
+    Each measurement has a process of its own: its memory is that of this load, and no other.
+    """
+    port = measure.free_port()
+    with measure.server(peer.command(folder, port), port) as process:
+        yield process.pid, port

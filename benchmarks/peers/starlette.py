@@ -1,0 +1,37 @@
+"""Starlette's FileResponse on uvicorn with uvloop and httptools, one worker, access log off."""
+
+import sys
+from pathlib import Path
+
+from benchmarks.peers import TINY, python_peer
+
+PEER = python_peer("starlette", "Starlette on uvicorn", "starlette", "uvicorn", "uvloop", "httptools")
+
+
+def main(folder: Path, port: int) -> None:
+    import uvicorn  # here, so that PEER can be read where they are not installed
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, PlainTextResponse
+    from starlette.routing import Route
+
+    async def tiny(_: Request) -> PlainTextResponse:
+        return PlainTextResponse(TINY)
+
+    async def file(request: Request) -> FileResponse:
+        return FileResponse(folder / request.path_params["name"])
+
+    application = Starlette(routes=[Route("/tiny", tiny), Route("/{name}", file)])
+    uvicorn.run(
+        application,
+        host="127.0.0.1",
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
