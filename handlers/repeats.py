@@ -37,7 +37,7 @@ REPEAT_SECONDS = 1.0
 GRACE_SECONDS = 0.1
 """How much longer it is for others while one request finds out anew."""
 
-MOST_ANSWERS = 256
+MOST_ANSWERS = 1024
 """The answers that are kept; the one that was used longest ago gives way."""
 
 _HEAD_BYTES = 4096
