@@ -73,7 +73,8 @@ def front(folder: Path, *flags: str) -> Iterator[Front]:
     (library / "cp949.txt").write_text("맷돌이 돌아간다.\n" * 200, encoding="cp949")
     (library / "late.txt").write_text("short\n" * 200_000 + "long" * 150_000)
     pair = make_pair(folder / "pair")
-    millrace = Process(folder / "millrace", ["--media", str(library), *flags])
+    arguments = ["--media", str(library), "--trusted-proxies", "127.0.0.1", *flags]  # as the example says
+    millrace = Process(folder / "millrace", arguments)
     millrace.expect_log("track.wav")
     port = free_port()
     try:
@@ -220,6 +221,16 @@ def test_request_has_one_id_everywhere(plain: Front) -> None:
     for name in ("asked-by-me", headers["x-request-id"]):
         plain.millrace.logged(f"GET /healthz 200 complete .* {name}\n")
         until(lambda line=f" {name}\n": line in log.read_text(), 5)
+
+
+def test_client_is_who_asked(plain: Front, accelerated: Front) -> None:
+    """Both logs have its address, and not the one that it claims."""
+    for behind in (plain, accelerated):
+        claim = ("-H", "X-Forwarded-For: 203.0.113.66")
+        behind.facts("/healthz", "--interface", "127.0.0.2", *claim)
+        behind.millrace.logged("127.0.0.2 GET /healthz 200 complete ")
+        log = behind.folder / "access.log"
+        until(lambda log=log: '127.0.0.2 "GET /healthz ' in log.read_text(), 5)
 
 
 @contextmanager
