@@ -216,9 +216,10 @@ def test_request_has_one_id_everywhere(plain: Front) -> None:
     """The client's own, or nginx's: in the response and in both logs."""
     _, headers, _ = plain.facts("/healthz", "-H", "X-Request-Id: asked-by-me")
     assert headers["x-request-id"] == "asked-by-me"
-    _, headers, _ = plain.facts("/healthz")
+    _, fresh, _ = plain.facts("/healthz")
+    _, other, _ = plain.facts("/healthz", "-H", "X-Request-Id: not one")  # Millrace would not take it
     log = plain.folder / "access.log"
-    for name in ("asked-by-me", headers["x-request-id"]):
+    for name in ("asked-by-me", fresh["x-request-id"], other["x-request-id"]):
         plain.millrace.logged(f"GET /healthz 200 complete .* {name}\n")
         until(lambda line=f" {name}\n": line in log.read_text(), 5)
 
