@@ -36,6 +36,7 @@ MOST_SECONDS = 86_400
 
 MOST_PROCESSES = 1024
 """More than any machine has cores for; beyond it a mistyped number would fork until memory ends."""
+
 MOST_BYTES = 10**12
 """The most bytes, or bytes a second, that can be set."""
 
@@ -118,6 +119,11 @@ class Settings(BaseSettings):
     Empty: Millrace sends them itself.
     """
 
+    trusted_proxies: str = _setting(
+        "", "Proxy", "ADDRESSES", "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16", "none"
+    )
+    """Proxies whose X-Forwarded-For is believed."""
+
     media: Path = _setting(_ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
     """Folder with texts and tracks to serve.
 
@@ -161,11 +167,6 @@ class Settings(BaseSettings):
     max_streams_per_client: int = _whole(1000, "Limits", "NUMBER", MOST_STREAMS)
     """Most streams of one client address; 0: no limit."""
 
-    trusted_proxies: str = _setting(
-        "", "Limits", "ADDRESSES", "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16", "none"
-    )
-    """Proxies whose X-Forwarded-For is believed."""
-
     max_body: int = _whole(1024 * 1024, "Limits", "BYTES", MOST_BYTES)
     """Most bytes of a request's body; 0: no limit."""
 
@@ -174,6 +175,7 @@ class Settings(BaseSettings):
 
     rate_limit: int = _whole(0, "Limits", "BYTES", MOST_BYTES)
     """Most bytes a second to a client; 0: no limit."""
+
     sendfile: Literal["on", "off"] = _setting("on", "Process", "SWITCH", "on or off")
     """Have the kernel send files, where it can.
 
