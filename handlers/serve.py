@@ -137,7 +137,8 @@ def _refuse_too_many(delivery: Delivery, client: str) -> None:
         raise Problem(503, "The server sends as many streams as it may; try again later.", after)
     if 0 < limits.most_streams_per_client <= open_streams.of(client):
         most = limits.most_streams_per_client
-        raise Problem(429, f"One client may have {most} streams open; end one, or try again later.", after)
+        detail = f"The limit of streams for a client is {most}; end one, or try again later."
+        raise Problem(429, detail, after)
 
 
 async def _respond(response: StreamResource, pump: Pump, body: Body, attachment: str) -> None:

@@ -263,9 +263,11 @@ class Settings(BaseSettings):
         if "certificate" not in others.data:  # it is wrong, and will be named
             return value
         certificate = others.data["certificate"]
-        if (certificate is None) != (value is None):
+        if value is None and certificate is not None:
             raise ValueError("given together with --certificate")
         if value is not None:
+            if certificate is None:
+                raise ValueError("the key of a certificate that --certificate names")
             tls.load(certificate, value)
         return value
 

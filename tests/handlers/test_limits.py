@@ -41,7 +41,7 @@ async def opened(stack: AsyncExitStack, server: Server, count: int, **headers: s
         (
             Limits(most_streams_per_client=3),
             429,
-            "One client may have 3 streams open; end one, or try again later.",
+            "The limit of streams for a client is 3; end one, or try again later.",
         ),
         (
             Limits(most_streams=3, most_streams_per_client=3),
