@@ -1,15 +1,17 @@
 """run.py: what it says, where, and with which exit code."""
 
 import logging
+import re
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import run
 from server import lifecycle
-from server.settings import Settings, SettingsError
+from server.settings import Settings, SettingsError, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +70,12 @@ def test_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "serve", lambda settings: 0)
     main(monkeypatch, "--log-level", "warning")
     assert levels == ["WARNING"]
+
+
+def test_systemd_example_can_start(tmp_path: Path) -> None:
+    """The flags of examples/millrace.service exist, but for its folder they are right."""
+    unit = (Path(__file__).parents[2] / "examples" / "millrace.service").read_text()
+    found = re.search(r"^ExecStart=\S+ /opt/millrace/run\.py (.*)$", unit, re.MULTILINE)
+    assert found is not None
+    settings = read_settings(found[1].replace("/srv/music", str(tmp_path)).split())
+    assert settings.media == tmp_path.resolve()
