@@ -31,10 +31,11 @@ Route = tuple[str, type, Mapping[str, object]]
 
 @dataclass
 class Server:
-    """`resources` are those of the app; `port` listens on 127.0.0.1."""
+    """`resources` are those of the app `http` serves; `port` listens on 127.0.0.1."""
 
     resources: Resources
     port: int
+    http: httpserver.Server
 
     @property
     def url(self) -> str:
@@ -306,7 +307,7 @@ async def serving(
         server.add_sockets(sockets)
         resources.accepting = True
         try:
-            yield Server(resources, sockets[0].getsockname()[1])
+            yield Server(resources, sockets[0].getsockname()[1], server)
         finally:
             server.stop()
             delivery.open_streams.break_off()

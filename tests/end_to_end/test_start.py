@@ -219,15 +219,6 @@ def healthy(server: Process) -> bool:
         return False
 
 
-def test_whole_url_in_place_of_a_path(samples: Process) -> None:
-    """RFC 9112 §3.2.2: a server must take it."""
-    for target, status in {"http://x/healthz": 200, "HTTP://x:1/healthz?a=/": 200, "http://x": 200}.items():
-        client = samples.connect()
-        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        assert client.recv(100).startswith(f"HTTP/1.1 {status} ".encode()), target
-        client.close()
-
-
 def test_log_that_nobody_reads(tmp_path: Path) -> None:
     """It holds up neither the answers nor the end."""
     reading, writing = os.pipe()
