@@ -20,6 +20,7 @@ import errno
 import mmap
 import os
 import socket
+import struct
 from typing import Any
 
 from tornado.iostream import IOStream
@@ -122,6 +123,16 @@ class Outgoing(IOStream):
             os.close(self._descriptor)
             self._descriptor = -1
             Outgoing._sending -= 1
+
+
+def reset(stream: IOStream, why: ClientStalled | None = None) -> None:
+    """Close `stream` so that the kernel drops what it still holds, and its client sees no end but a break.
+
+    Args:
+        why: is the stream's error from then on.
+    """
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.close(exc_info=why or False)
 
 
 def _sendfile(to: socket.socket, descriptor: int, start: int, length: int) -> int:

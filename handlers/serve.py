@@ -10,8 +10,6 @@ import asyncio
 import logging
 import os
 import random
-import socket
-import struct
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -25,6 +23,7 @@ import orjson
 from handlers import conditional
 from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
 from handlers.limits import Limits, RateLimit, client_of
+from handlers.outgoing import reset
 from handlers.pump import OpenStreams, Outcome, Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
@@ -108,13 +107,12 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
         SourceError: the source failed before the first byte, and nothing was sent.
         Problem: a condition or a range does not hold, or too many streams are open.
     """
-    open_streams = response.delivery.open_streams
+    delivery = response.delivery
     client = client_of(response.request.remote_ip or "")
     if response.request.method != "HEAD":
-        _refuse_too_many(response.delivery, client)
-    delivery = response.delivery
-    pump = response.pump = Pump(response, delivery.limits, open_streams, delivery.rate, client)
-    with open_streams.holding(pump, client):
+        _refuse_too_many(delivery, client)
+    pump = response.pump = Pump(response, delivery.limits, delivery.open_streams, delivery.rate, client)
+    with delivery.open_streams.holding(pump, client):
         try:
             async with AsyncExitStack() as stack:
                 body = await pump.enter(source, stack)
@@ -274,7 +272,7 @@ def _end(response: StreamResource, pump: Pump, *, whole: bool) -> None:
     if not whole and not stream.closed():
         # Without a length and without chunks an end looks like success: there a reset says what happened.
         if response.close_delimited:
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset(stream)
         stream.close()
     response.finish()
     if response.close_delimited:

@@ -30,7 +30,7 @@ from enum import Enum
 from tornado.iostream import IOStream
 
 from handlers.limits import Limits
-from handlers.outgoing import ClientStalled
+from handlers.outgoing import ClientStalled, reset
 
 LEAST_LOOK_SECONDS = 0.25
 MOST_LOOK_SECONDS = 5.0
@@ -195,11 +195,9 @@ class Watch:
 
 
 def _let_go(connection: Connection, why: str) -> None:
-    """By a reset: the kernel drops what it still holds, and an end could look like that of the body."""
-    stream = connection.stream
+    """By a reset: an end could look like that of the body."""
     log.info("%s is let go: %s", connection.address, why)
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.close(exc_info=ClientStalled(why))
+    reset(connection.stream, ClientStalled(why))
 
 
 def tcp_facts(stream: IOStream) -> tuple[int, int, int, int]:
