@@ -28,10 +28,8 @@ It never interrupts the source either: asyncio.timeout round anext() would kill 
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
-from enum import StrEnum
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, TypeVar
 
 from tornado.iostream import StreamClosedError
@@ -40,7 +38,8 @@ from tornado.web import RequestHandler
 from handlers.coding import Coder, in_pieces
 from handlers.encrypted import FAREWELL, EncryptedSocket
 from handlers.limits import Limits, RateLimit
-from handlers.outgoing import ClientStalled, RegionBroken
+from handlers.open_streams import OpenStreams, Outcome, ended_by_closing
+from handlers.outgoing import RegionBroken
 from media.files import loaded
 from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken, SourceError
 
@@ -66,70 +65,6 @@ _SMALL_BYTES = 16 * 1024  # a first chunk up to this size shares one write with 
 log = logging.getLogger("millrace.pump")
 
 _Result = TypeVar("_Result")
-
-
-class Outcome(StrEnum):
-    """How a response ended."""
-
-    COMPLETE = "complete"
-    DISCONNECTED = "disconnected"
-    STALLED = "stalled"
-    DRAINED = "drained"
-    FAILED = "failed"
-
-
-def ended_by_closing(stream: Any) -> Outcome:
-    """How a response has ended whose connection is closed, and not by us at its end."""
-    return Outcome.STALLED if isinstance(stream.error, ClientStalled) else Outcome.DISCONNECTED
-
-
-class OpenStreams:
-    """The responses from entering their source to leaving it, so that a server shutting down can end them."""
-
-    def __init__(self) -> None:
-        self.draining = False
-        self._pumps: set[Pump] = set()
-        self._of_client: Counter[str] = Counter()
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    def __len__(self) -> int:
-        return len(self._pumps)
-
-    @contextmanager
-    def holding(self, pump: "Pump", client: str) -> Iterator[None]:
-        """Count `pump` among the open ones, and among those of `client`, meanwhile."""
-        self._pumps.add(pump)
-        self._of_client[client] += 1
-        self._empty.clear()
-        try:
-            yield
-        finally:
-            self._pumps.remove(pump)
-            self._of_client[client] -= 1
-            if not self._of_client[client]:
-                del self._of_client[client]
-            if not self._pumps:
-                self._empty.set()
-
-    def of(self, client: str) -> int:
-        """How many of them are sent to `client`."""
-        return self._of_client[client]
-
-    def drain(self) -> None:
-        """End the endless ones at a chunk boundary, now and as they come; finite ones go on."""
-        self.draining = True
-        for pump in tuple(self._pumps):
-            pump.drain()
-
-    def break_off(self) -> None:
-        """End them all, whole or not."""
-        for pump in tuple(self._pumps):
-            pump.end(Outcome.DRAINED)
-
-    async def ended(self) -> None:
-        """Wait until none is open."""
-        await self._empty.wait()
 
 
 class Pump:

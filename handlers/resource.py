@@ -13,7 +13,7 @@ import orjson
 from tornado.web import HTTPError, RequestHandler
 
 from handlers.accept import preferred
-from handlers.pump import Outcome, ended_by_closing
+from handlers.open_streams import Outcome, ended_by_closing
 from media.source import (
     BadParameter,
     SourceBroken,

@@ -23,8 +23,9 @@ import orjson
 from handlers import conditional
 from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
 from handlers.limits import Limits, RateLimit, client_of
+from handlers.open_streams import OpenStreams, Outcome
 from handlers.outgoing import reset
-from handlers.pump import OpenStreams, Outcome, Pump
+from handlers.pump import Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from tornado.web import RequestHandler
 
-from handlers.pump import Outcome
+from handlers.open_streams import Outcome
 from handlers.repeats import Sent
 from handlers.resource import Resource
 

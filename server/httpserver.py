@@ -18,7 +18,7 @@ from tornado.iostream import IOStream, SSLIOStream
 
 from handlers import outgoing
 from handlers.limits import Limits
-from handlers.pump import OpenStreams
+from handlers.open_streams import OpenStreams
 from handlers.repeats import Answer, Repeats
 from handlers.resource import request_id
 from server.access_log import log_repeat

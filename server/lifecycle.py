@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 
-from handlers.pump import OpenStreams
+from handlers.open_streams import OpenStreams
 from media.database import CatalogueError
 from server import tls
 from server.app import make_app

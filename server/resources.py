@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from handlers.limits import Limits, RateLimit
-from handlers.pump import OpenStreams
+from handlers.open_streams import OpenStreams
 from handlers.serve import Delivery, NginxFiles
 from media.catalogue import Catalogue, default_database
 from media.database import CatalogueError

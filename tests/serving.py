@@ -16,7 +16,7 @@ from tornado.web import Application
 
 from handlers.coding import LEVEL
 from handlers.limits import Limits, RateLimit
-from handlers.pump import OpenStreams
+from handlers.open_streams import OpenStreams
 from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from media.catalogue import Catalogue
 from media.source import Body, Chunks, Facts, Source

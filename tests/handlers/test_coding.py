@@ -13,8 +13,8 @@ import zstandard
 
 from handlers import coding
 from handlers.coding import Coder, can_be_coded, coded_facts
+from handlers.limits import Limits
 from handlers.page import STATIC
-from handlers.pump import Limits
 from media.source import Facts, SourceBroken
 from tests.conftest import AccessLog, ExpectLog
 from tests.handlers.test_pump import Script, failing, one_by_one, script  # noqa: F401, a fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.pump import Limits
+from handlers.limits import Limits
 from media.source import Chunks, SourceBroken
 from server import tls
 from tests.certificates import Pair, make_pair

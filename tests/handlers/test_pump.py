@@ -14,7 +14,7 @@ from tornado.web import Application
 
 from handlers import pump
 from handlers.limits import Limits
-from handlers.pump import OpenStreams, Outcome
+from handlers.open_streams import OpenStreams, Outcome
 from handlers.serve import Delivery, serve
 from media.source import Body, Chunks, Facts
 from server import httpserver
