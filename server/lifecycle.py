@@ -70,7 +70,7 @@ def _work(settings: Settings, limit_seconds: float, worker: Worker | None = None
 
 
 def _raise_open_files() -> None:
-    """Have as many open files as this user may: a connection is one, a download of it another."""
+    """Have as many open files as this user may: a connection is one, a download of it two more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS calls it unlimited, and allows less
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
