@@ -1,6 +1,7 @@
 """The rooms of the house: imports run run → server → handlers → media, and only that way."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,26 @@ def test_every_room_is_looked_at() -> None:
     assert {room_of(path) for path in FILES} == set(ROOMS)
     folders = {path.parent.name for path in HOUSE.glob("*/__init__.py")} - {"tests"}
     assert folders <= {*ROOMS, *OUTSIDE}
+
+
+@pytest.mark.parametrize("path", FILES[1:], ids=lambda path: str(path.relative_to(HOUSE)))
+def test_docs_know_the_file(path: Path) -> None:
+    """docs/architecture.md has it in its room's row, the README's map in what it is opened for."""
+    if path.stem == "__init__":
+        return
+    rows = (HOUSE / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()
+    [room] = [row for row in rows if row.startswith(f"| `{room_of(path)}/` |")]
+    assert f"`{path.stem}`" in room
+    _, _, told = (HOUSE / "README.md").read_text(encoding="utf-8").partition("## I want to change …")
+    assert f"`{path.relative_to(HOUSE)}`" in told
+
+
+def test_docs_know_no_other_file() -> None:
+    """What was renamed or deleted is not looked for."""
+    pages = HOUSE / "README.md", HOUSE / "docs" / "architecture.md"
+    told = "".join(page.read_text(encoding="utf-8") for page in pages)
+    for name in re.findall(r"`((?:server|handlers|media|tests)/[a-z_/]+\.py)`", told):
+        assert (HOUSE / name).is_file(), name
 
 
 @pytest.mark.parametrize(("source", "found"), [
