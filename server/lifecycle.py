@@ -90,16 +90,7 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
         with _cancelled_by(signals.asked):
             progress = sys.stderr is not None and sys.stderr.isatty()
             resources = await stack.enter_async_context(open_resources(settings, progress=progress))
-            server = Server(
-                make_app(resources),
-                repeats=resources.delivery.repeats,
-                sendfile=settings.sendfile == "on",
-                limits=resources.delivery.limits,
-                proxies=trusted(settings.trusted_proxies),
-                max_body_size=settings.max_body or sys.maxsize,
-                max_buffer_size=AHEAD_BYTES,
-                body_timeout=settings.body_timeout or None,
-            )
+            server = _server(settings, resources)
             if settings.certificate and settings.key:
                 speaking = tls.speaking(server, settings.certificate, settings.key)
                 try:
@@ -120,6 +111,19 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
         await signals.asked.wait()
         signals.rescan = lambda: None
         await _drain(server, resources.delivery.open_streams, signals.hurried, settings.drain)
+
+
+def _server(settings: Settings, resources: Resources) -> Server:
+    return Server(
+        make_app(resources),
+        repeats=resources.delivery.repeats,
+        sendfile=settings.sendfile == "on",
+        limits=resources.delivery.limits,
+        proxies=trusted(settings.trusted_proxies),
+        max_body_size=settings.max_body or sys.maxsize,
+        max_buffer_size=AHEAD_BYTES,
+        body_timeout=settings.body_timeout or None,
+    )
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
