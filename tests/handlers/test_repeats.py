@@ -252,6 +252,18 @@ async def test_pipelined_answers_arrive_in_order(library: Path, watch: Watch) ->
 
 
 @pytest.mark.gen_test
+async def test_a_download_is_not_given_again(library: Path, watch: Watch) -> None:
+    """A 304 to it has no Content-Disposition, and the 200 after it must have one."""
+    async with serving(library, scan=False) as server, server.connect() as client:
+        for _ in range(2):
+            not_modified = await ask(client, "/text/a.txt?download=1", if_none_match="*")
+            assert (not_modified.status, not_modified.headers.get("Content-Disposition")) == (304, None)
+            whole = await ask(client, "/text/a.txt?download=1")
+            assert whole.headers["Content-Disposition"].startswith("attachment")
+    assert watch.sent == []
+
+
+@pytest.mark.gen_test
 async def test_a_coded_answer_is_not_given_again(library: Path, watch: Watch) -> None:
     """Nor is one that was sent as it is for the sake of its range; each accepted coding has its own."""
     text, gzipped = TEXT.encode(), {"accept_encoding": "gzip"}
