@@ -251,6 +251,17 @@ async def test_pipelined_answers_arrive_in_order(library: Path, watch: Watch) ->
     assert len(watch.sent) == len(ranges)
 
 
+@pytest.mark.parametrize("host", [b"", b"Host: a\r\nHost: b\r\n", b"Host: a b\r\n", b"Host: a/b\r\n"])
+@pytest.mark.gen_test
+async def test_a_request_without_a_proper_host_is_refused(host: bytes, library: Path, watch: Watch) -> None:
+    """With 400, as it is the first time."""
+    async with serving(library, scan=False) as server, server.connect() as client:
+        await ask(client, "/text/a.txt")
+        refused = await server.exchange(b"GET /text/a.txt HTTP/1.1\r\n" + host + b"\r\n")
+    assert refused.status == 400
+    assert (watch.sent, watch.given_up) == ([], 0)
+
+
 @pytest.mark.gen_test
 async def test_a_download_is_not_given_again(library: Path, watch: Watch) -> None:
     """A 304 to it has no Content-Disposition, and the 200 after it must have one."""
