@@ -10,6 +10,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
+    HTTPInputError,
     HTTPMessageDelegate,
     RequestStartLine,
     ResponseStartLine,
@@ -27,6 +28,8 @@ from server.forwarded import Trusted, origin
 
 AHEAD_BYTES = 1024 * 1024
 """The most bytes of what a client may send ahead while a response is under way."""
+
+_LONGEST_HOST = 1024  # 253 characters of a name, percent-encoded, and a port
 
 _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
@@ -124,6 +127,9 @@ class _Request(HTTPMessageDelegate):
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         assert isinstance(start_line, RequestStartLine)
         self._watched.receives()
+        if len(headers.get("Host", "")) > _LONGEST_HOST:
+            # Tornado makes a number of its port, and of one with 4300 digits a traceback.
+            raise HTTPInputError("Host header too long")
         if self._server.proxies:
             # A request has a connection object of its own: what is set here is not the next one's.
             connection = cast(HTTP1Connection, self._request_conn)
