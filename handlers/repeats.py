@@ -9,6 +9,7 @@ It says nothing that the ordinary way would not say:
 
 * the file is opened and measured anew each time, and its entity tag must be the same;
 * what an answer depends on besides the target stands in its Vary, and must be the same too;
+* a request without a Host, or with one that is not plain, is Tornado's to refuse (RFC 9112 §3.2);
 * conditions and ranges are `conditional`'s. A 200, 206 or 304 with one small piece is answered here; whatever
   else comes out of them, and every request that has a body or asks for anything of its connection, goes the
   ordinary way.
@@ -16,6 +17,7 @@ It says nothing that the ordinary way would not say:
 Measured: docs/benchmarks.md.
 """
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -42,6 +44,7 @@ MOST_ANSWERS = 1024
 
 _HEAD_BYTES = 4096
 _OF_THE_CONNECTION = frozenset({"Connection", "Content-Length", "Transfer-Encoding", "Expect"})
+_HOST = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?")
 _CONDITIONS = frozenset(
     {"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"}
 )
@@ -113,7 +116,7 @@ class Repeats:
             # This one asks anew; those who ask meanwhile need not all do the same.
             self._answers[start_line.path] = replace(answer, until=now + GRACE_SECONDS)
             return None
-        if not _OF_THE_CONNECTION.isdisjoint(asked):
+        if not _OF_THE_CONNECTION.isdisjoint(asked) or not _HOST.fullmatch(asked.get("Host", "")):
             return None
         if any(asked.get(name) != value for name, value in answer.varies):
             return None

@@ -165,8 +165,10 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
         response.set_header("Content-Encoding", facts.coding)
     if attachment and plan.status != 304:
         response.set_header("Content-Disposition", _disposition(attachment))
-    # What is answered again is no stream: it would not be slowed down.
-    if body.path and response.request.method == "GET" and not response.delivery.rate.bytes_per_second:
+    # What is answered again is no stream: it would not be slowed down. And it has the same headers with each
+    # status, while Content-Disposition belongs on some.
+    slowed = response.delivery.rate.bytes_per_second
+    if body.path and response.request.method == "GET" and not slowed and not attachment:
         _remember(response, body, plan)
     if response.request.method == "HEAD" or plan.status == 304:
         # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).

@@ -13,6 +13,7 @@ window began. So nobody is let go because the source is silent or slow, or becau
 
 *Receiving.* The body of a request has to come at `min_rate`, and its header within `header_seconds` of its
 first byte, so that it cannot be sent byte by byte for as long as a connection may be idle (`idle_seconds`).
+A TLS handshake has the same time; what came of it does not count as a header that has begun.
 
 A look costs 3 µs a connection, and the loop gets a turn after each LOOK_AT_ONCE of them.
 """
@@ -22,6 +23,7 @@ import fcntl
 import logging
 import math
 import socket
+import ssl
 import struct
 import sys
 import termios
@@ -80,6 +82,7 @@ class Connection:
     __slots__ = (
         "_asked_at",
         "_before",
+        "_handshake",
         "address",
         "phase",
         "received",
@@ -100,6 +103,7 @@ class Connection:
         # What had come when the connection began to wait; None: the next look tells.
         self._before: int | None = 0
         self._asked_at: float | None = None
+        self._handshake = stream.socket if isinstance(stream.socket, ssl.SSLSocket) else None
 
     def waits(self) -> None:
         """For its next request: the one before has been answered."""
@@ -114,7 +118,10 @@ class Connection:
         self.phase = Phase.ANSWERING
 
     def is_asking_since(self, come: int, now: float) -> float | None:
-        """When the header that it waits for was first seen to come. None: nothing has."""
+        """When the header that it waits for, or the handshake, was first seen to come. None: nothing has."""
+        if self._handshake is not None and self._handshake.version() is not None:
+            # It is over: a browser that connects ahead has asked nothing yet.
+            self._handshake = self._before = self._asked_at = None
         if self._before is None:
             self._before = come
         if self._asked_at is None and come > self._before:

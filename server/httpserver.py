@@ -1,8 +1,10 @@
 """The HTTP server: which of its connections are at work, and how a request finds its answer."""
 
 import asyncio
+import os
 import re
 import time
+from contextlib import suppress
 from typing import Any, cast
 
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
@@ -10,6 +12,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
+    HTTPInputError,
     HTTPMessageDelegate,
     RequestStartLine,
     ResponseStartLine,
@@ -27,6 +30,9 @@ from server.forwarded import Trusted, origin
 
 AHEAD_BYTES = 1024 * 1024
 """The most bytes of what a client may send ahead while a response is under way."""
+
+_DISCARDED_BYTES = 64 * 1024  # at a time
+_LONGEST_HOST = 1024  # 253 characters of a name, percent-encoded, and a port
 
 _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
@@ -73,14 +79,15 @@ class Server(HTTPServer):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """The connection waits for a request: its first, or the one before has been answered."""
-        if self._closing and server_conn in self.at_work:
-            cast(HTTP1ServerConnection, server_conn).stream.close()
+        stream = cast(HTTP1ServerConnection, server_conn).stream
+        if self._closing and server_conn in self.at_work and not stream.closed():
+            _close(stream)
         self._rest(server_conn)
         if server_conn in self._watched:
             self._watched[server_conn].waits()
         else:
-            connection = cast(HTTP1ServerConnection, server_conn)
-            self._watched[server_conn] = self._watch.over(connection.stream, str(connection.context))
+            address = str(cast(HTTP1ServerConnection, server_conn).context)
+            self._watched[server_conn] = self._watch.over(stream, address)
         return _Request(self, server_conn, request_conn, self._watched[server_conn])
 
     def application_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -124,6 +131,9 @@ class _Request(HTTPMessageDelegate):
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Any:
         assert isinstance(start_line, RequestStartLine)
         self._watched.receives()
+        if len(headers.get("Host", "")) > _LONGEST_HOST:
+            # Tornado makes a number of its port, and of one with 4300 digits a traceback.
+            raise HTTPInputError("Host header too long")
         if self._server.proxies:
             # A request has a connection object of its own: what is set here is not the next one's.
             connection = cast(HTTP1Connection, self._request_conn)
@@ -165,3 +175,16 @@ class _Request(HTTPMessageDelegate):
             remote_ip = self._request_conn.context.remote_ip  # type: ignore[attr-defined]
             log_repeat(remote_ip, self._start_line.path, sent, time.monotonic() - self._began, id_)
         return sent is not None
+
+
+def _close(stream: IOStream) -> None:
+    """Close it behind a whole answer, of which the kernel may still hold megabytes.
+
+    It would drop them, and reset the connection, if anything was unread: further requests, which Tornado
+    leaves there as long as it has one in its buffer.
+    """
+    with suppress(OSError):  # there is no more
+        for _ in range(AHEAD_BYTES // _DISCARDED_BYTES):
+            if not os.read(stream.socket.fileno(), _DISCARDED_BYTES):
+                break
+    stream.close()

@@ -251,6 +251,29 @@ async def test_pipelined_answers_arrive_in_order(library: Path, watch: Watch) ->
     assert len(watch.sent) == len(ranges)
 
 
+@pytest.mark.parametrize("host", [b"", b"Host: a\r\nHost: b\r\n", b"Host: a b\r\n", b"Host: a/b\r\n"])
+@pytest.mark.gen_test
+async def test_a_request_without_a_proper_host_is_refused(host: bytes, library: Path, watch: Watch) -> None:
+    """With 400, as it is the first time."""
+    async with serving(library, scan=False) as server, server.connect() as client:
+        await ask(client, "/text/a.txt")
+        refused = await server.exchange(b"GET /text/a.txt HTTP/1.1\r\n" + host + b"\r\n")
+    assert refused.status == 400
+    assert (watch.sent, watch.given_up) == ([], 0)
+
+
+@pytest.mark.gen_test
+async def test_a_download_is_not_given_again(library: Path, watch: Watch) -> None:
+    """A 304 to it has no Content-Disposition, and the 200 after it must have one."""
+    async with serving(library, scan=False) as server, server.connect() as client:
+        for _ in range(2):
+            not_modified = await ask(client, "/text/a.txt?download=1", if_none_match="*")
+            assert (not_modified.status, not_modified.headers.get("Content-Disposition")) == (304, None)
+            whole = await ask(client, "/text/a.txt?download=1")
+            assert whole.headers["Content-Disposition"].startswith("attachment")
+    assert watch.sent == []
+
+
 @pytest.mark.gen_test
 async def test_a_coded_answer_is_not_given_again(library: Path, watch: Watch) -> None:
     """Nor is one that was sent as it is for the sake of its range; each accepted coding has its own."""

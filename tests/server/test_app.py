@@ -58,3 +58,11 @@ async def test_default_stream_is_lines(tmp_path: Path) -> None:
     assert response.status == 200
     for name in ("Content-Type", "Cache-Control", "Vary"):
         assert response.headers[name] == named.headers[name]
+
+
+@pytest.mark.gen_test
+async def test_a_host_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    """With a bare 400: of a port with thousands of digits Tornado would make a traceback."""
+    async with serving(tmp_path, scan=False) as server:
+        refused = await server.exchange(b"GET /healthz HTTP/1.1\r\nHost: a:" + b"1" * 5000 + b"\r\n\r\n")
+    assert (refused.status, refused.body) == (400, b"")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import ssl
 import time
 import tracemalloc
 from contextlib import suppress
@@ -14,13 +15,32 @@ from tornado.iostream import IOStream
 from handlers.limits import Limits
 from handlers.serve import StreamResource
 from media.source import Chunks
-from server import connections
+from server import connections, tls
 from server.connections import Watch, _Window
+from tests.certificates import Pair, make_pair
 from tests.conftest import AccessLog
 from tests.serving import Route, Script, chunks_route, eventually, request, serving
 
 QUICK = Limits(heartbeat_seconds=0.1, stall_seconds=0.6)
 MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The certificate of a server with TLS."""
+    return make_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def encryption(pair: Pair) -> ssl.SSLContext:
+    """The server's context."""
+    return tls.load(pair.certificate, pair.key)
+
+
+@pytest.fixture(scope="module")
+def trusting(pair: Pair) -> ssl.SSLContext:
+    """The client's."""
+    return pair.trusting()
 
 
 async def endless() -> Chunks:
@@ -424,3 +444,32 @@ async def test_a_socket_whose_system_does_not_tell(monkeypatch: pytest.MonkeyPat
     assert connections.tcp_facts(stream) == (0, 0, 0, 0)
     stream.close()
     far.close()
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=20)
+async def test_a_handshake_is_no_header(
+    tmp_path: Path, encryption: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """A client that connects before it has a question may wait with it, over TLS too."""
+    limits = Limits(stall_seconds=1, header_seconds=1)
+    async with serving(tmp_path, scan=False, limits=limits, encryption=encryption) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+        await asyncio.sleep(2.5)
+        writer.write(request("/healthz", connection="close"))
+        assert (await reader.read()).endswith(b"ok\n")
+        writer.close()
+        with suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=20)
+async def test_a_handshake_that_does_not_end_is_let_go(tmp_path: Path, encryption: ssl.SSLContext) -> None:
+    """It has the time of a header."""
+    limits = Limits(stall_seconds=1, header_seconds=1)
+    async with (
+        serving(tmp_path, scan=False, limits=limits, encryption=encryption) as server,
+        server.connect(b"\x16\x03\x01") as client,
+    ):
+        await asyncio.wait_for(client.rest(), 8)

@@ -384,6 +384,26 @@ async def test_drain_waits_for_a_download(
         await server.task
 
 
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=20)
+async def test_drain_finishes_a_download_behind_which_others_wait(
+    settings: Settings, signals: Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the client asked for ahead and the server never read must not reset the connection."""
+    async with running(settings, signals, capsys) as server, server.client() as client:
+        await client.get("/audio/1")
+        for _ in range(3):
+            client.writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.sleep(0.2)  # each comes alone: Tornado reads the first ahead, and no further
+        signals.asked.set()
+        await asyncio.sleep(2 * lifecycle.SETTLE_SECONDS)
+        received = await client.reader.readexactly(LENGTH - 4 * 1024 * 1024)
+        await asyncio.sleep(0.5)  # the rest lies with the kernel, and the server closes
+        received += await client.reader.readexactly(4 * 1024 * 1024)
+        assert len(received) == LENGTH
+        await server.task
+
+
 @pytest.mark.gen_test(timeout=20)
 async def test_drain_ends_the_endless_at_once(
     settings: Settings, signals: Signals, capsys: pytest.CaptureFixture[str]
