@@ -159,6 +159,19 @@ def _answers(server: Process) -> bool:
         return False
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_closed_descriptors_are_no_sockets(start: Starter, loop: str) -> None:
+    """What a library says to stderr goes nowhere; uvloop aborted at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ("sh", "-c", 'exec "$0" run.py "$@" <&- >&- 2>&-', sys.executable)
+    server = start("--loop", loop, "--port", str(port), command=command, wait=False)
+    server.port = port
+    until(lambda: _answers(server), 20)
+    opened = [Path(f"/proc/{server.popen.pid}/fd/{number}").readlink() for number in range(3)]
+    assert opened == [Path(os.devnull)] * 3
+
+
 def test_start_line_into_a_pipe_that_nobody_reads(start: Starter) -> None:
     """A reader that has gone is noted in the log and nothing more: the exit code is 0 in the end."""
     reading, writing = os.pipe()
