@@ -206,10 +206,11 @@ def test_progress_is_drawn_on_a_terminal_only(start: Starter, library: Path) -> 
         os.close(ours)  # what the server writes from here on fails, and it goes on
     server = start("--media", str(library))
     server.expect_log("track.wav")
-    server.logged(r"INFO millrace: library scanned in \S+ s: 1 added")
+    server.logged(r"INFO millrace\S*: library scanned in \S+ s: 1 added")
     assert "Reading tags" not in server.log
 
 
+@pytest.mark.left_out("processes", reason="a limit of one process")
 def test_no_descriptor_left(start: Starter) -> None:
     """Clients are turned away and one line says so; when descriptors are free again all is as before."""
     server = start()

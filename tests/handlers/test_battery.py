@@ -20,6 +20,8 @@ from tests.conftest import AccessLog, ExpectLog
 from tests.handlers.ways import WAYS, Served
 from tests.serving import Response, eventually, request, serving
 
+pytestmark = pytest.mark.left_out("reads", "uvloop", "processes", reason="it has the ways itself")
+
 LENGTH = 30_044
 WHEN = 1_700_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
 MODIFIED = "Tue, 14 Nov 2023 22:13:20 GMT"
