@@ -1,11 +1,13 @@
 """Read the settings, run the server."""
 
+import os
 import signal
 import sys
 
 
 def main() -> int:
     """Exit code 0 after an orderly end, 2 when a setting is wrong."""
+    _occupy_standard_descriptors()
     # While the modules are loaded, which takes most of a second: Ctrl-C ends without a traceback, and who
     # reloads us right after our start does not kill us. The server's own handlers follow.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -25,6 +27,18 @@ def main() -> int:
     except SettingsError as error:
         print(f"millrace: {error}", file=sys.stderr)  # noqa: T201, for the person
         return 2
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open /dev/null in place of stdin, stdout and stderr where they are closed.
+
+    A socket would get their number, and what a library says to stderr. libuv aborts when it is to close one.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this
 
 
 if __name__ == "__main__":

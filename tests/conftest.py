@@ -1,6 +1,7 @@
 """What every test has: a loop of its own, and a failure for what nobody would look for.
 
 A blocking call on the loop, a task or a socket that is left behind, a log line that nobody expected.
+`--way` has all servers work in another way than the usual one.
 """
 
 import asyncio
@@ -9,8 +10,20 @@ import logging
 from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
 from blockbuster import blockbuster_ctx
 from tornado.ioloop import IOLoop
+
+from handlers import outgoing
+from tests.end_to_end.process import Process
+
+WAYS = {
+    "reads": ("--sendfile", "off"),
+    "uvloop": ("--loop", "uvloop"),
+    "processes": ("--processes", "2"),
+}
+"""What a server process is told besides. One in a test's own process has the test's loop, and sends files as
+`outgoing.SUPPORTED` says."""
 
 ANSWERED_AT_ONCE = ("os.readlink", "os.path.abspath", "os.getcwd")
 """What the kernel answers from memory is no blocking call, and realpath is made of it. `open`, `fstat`,
@@ -18,6 +31,25 @@ ANSWERED_AT_ONCE = ("os.readlink", "os.path.abspath", "os.getcwd")
 
 ExpectLog = Callable[[str, int, str], None]
 """Announces a log line: its logger, its level, and what its text, traceback included, holds."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--way", choices=[*WAYS], help="have every server work in another way than usual")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    way = config.getoption("way")
+    Process.way = WAYS.get(way, ())
+    if way == "reads":
+        outgoing.SUPPORTED = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about another way: `@pytest.mark.left_out(way, ..., reason=...)`."""
+    way = config.getoption("way")
+    left_out = [item for item in items if any(way in mark.args for mark in item.iter_markers("left_out"))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,12 +60,13 @@ def _modules_are_no_garbage() -> None:
 
 
 @pytest.fixture
-def io_loop() -> Iterator[IOLoop]:
+def io_loop(pytestconfig: pytest.Config) -> Iterator[IOLoop]:
     """The loop of one test. pytest-tornado's own fixture asks for the current loop, which is deprecated.
 
     A task that still runs when the test has ended is a failure; so is a socket that nobody closed.
     """
-    loop = IOLoop(make_current=False)
+    library = uvloop if pytestconfig.getoption("way") == "uvloop" else asyncio
+    loop = IOLoop(make_current=False, asyncio_loop=library.new_event_loop())
     asyncio.set_event_loop(loop.asyncio_loop)
     yield loop
     left = loop.asyncio_loop.run_until_complete(_tasks_left())

@@ -19,6 +19,7 @@ START_SECONDS = 20
 """The machine may be busy; the start takes a second."""
 
 _START_LINE = re.compile(r"Millrace serves .* at (https?)://(\S+):([0-9]+)/\n")
+_NUMBER = re.compile(r"\[[0-9]+\]:")
 _UNEXPECTED = re.compile(r"^(\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*|Traceback.*|Exception .*)$", re.MULTILINE)
 
 
@@ -32,6 +33,9 @@ class Process:
         command: what runs it, `python run.py` if empty.
         stdout, stderr: descriptors in place of the files that `out` and `log` read.
     """
+
+    way: Sequence[str] = ()
+    """Flags of every process, in front of its own (pytest's `--way`)."""
 
     def __init__(
         self,
@@ -50,7 +54,7 @@ class Process:
         self.port = 0
         with self._out.open("wb") as out, self._log.open("wb") as log:
             self.popen = subprocess.Popen(
-                [*(command or (sys.executable, "run.py")), "--port", "0", *flags],
+                [*(command or (sys.executable, "run.py")), "--port", "0", *self.way, *flags],
                 cwd=ROOT,
                 env=surroundings(folder, environment),
                 stdin=subprocess.DEVNULL,
@@ -70,7 +74,7 @@ class Process:
         return self._log.read_text(encoding="utf-8")
 
     def expect_log(self, pattern: str) -> None:
-        """Allow warnings and errors in the log that hold this regular expression."""
+        """Allow warnings and errors that hold this regular expression, the number of a process aside."""
         self._expected.append(pattern)
 
     def started(self) -> "Process":
@@ -102,7 +106,7 @@ class Process:
         unexpected = [
             line
             for line in _UNEXPECTED.findall(self.log)
-            if not any(re.search(pattern, line) for pattern in self._expected)
+            if not any(re.search(pattern, _NUMBER.sub(":", line, count=1)) for pattern in self._expected)
         ]
         assert not unexpected, self.log
 
@@ -114,11 +118,12 @@ class Process:
         return found
 
     def memory(self, kind: str) -> int:
-        """Bytes of resident memory: `VmRSS`, now, or `VmHWM`, the highest ever."""
-        status = Path(f"/proc/{self.popen.pid}/status").read_text()
-        found = re.search(rf"^{kind}:\s+([0-9]+) kB$", status, re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * 1024
+        """Bytes of resident memory, of all its processes: `VmRSS`, now, or `VmHWM`, the highest ever."""
+        children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in (self.popen.pid, *children)]
+        found = [re.search(rf"^{kind}:\s+([0-9]+) kB$", status, re.MULTILINE) for status in statuses]
+        assert all(found)
+        return sum(int(of_one[1]) * 1024 for of_one in found if of_one)
 
     def connect(self, receive_bytes: int = 0) -> socket.socket:
         """A connection; `receive_bytes`: the size of its receive buffer, 0: the system's own."""

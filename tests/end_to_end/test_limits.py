@@ -153,6 +153,7 @@ def descriptors(server: Process) -> int:
 
 @pytest.mark.timeout(180)
 @pytest.mark.usefixtures("_many_sockets")
+@pytest.mark.left_out("processes", reason="what one process has open")
 def test_a_thousand_resets_in_the_middle_of_downloads(start: Starter, library: Path) -> None:
     """Twice: descriptors, memory and the count of open streams are back where they were."""
     server = start("--media", str(library))

@@ -54,6 +54,7 @@ def is_refused(server: Process) -> bool:
         return probe.connect_ex(("127.0.0.1", server.port)) != 0
 
 
+@pytest.mark.left_out("processes", reason="one process counts both")
 def test_drain_ends_the_endless_and_finishes_the_finite(
     start: Starter, library: Path, tmp_path: Path, large: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_answer_that_is_no_stream_is_waited_for(start: Starter) -> None:
     assert server.ended() == 0
 
 
+@pytest.mark.left_out("processes", reason="the supervisor is held up, and serves nothing")
 def test_connection_made_before_the_signal_is_answered(start: Starter) -> None:
     """Who connected and asked while the server was held up is not reset by its end."""
     server = start()
@@ -224,7 +226,7 @@ def test_hanging_thread_does_not_hold_the_end_up(start: Starter) -> None:
         "sys.exit(run.main())\n"
     )
     server = start("--drain", "0", command=(sys.executable, "-c", script))
-    server.expect_log("the end is taking too long; these threads are left behind: .*asyncio_[0-9]")
+    server.expect_log("the end is taking too long; these threads are left behind: .*(asyncio|uvloop)_[0-9]")
     server.signal(signal.SIGTERM)
     assert server.ended(10) == 0
     server.logged("the end is taking too long")

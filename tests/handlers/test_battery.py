@@ -1,15 +1,13 @@
 """The range and condition battery: docs/http.md through the real server, every byte compared.
 
-Each row is sent for a track and for a UTF-8 text of the same length, with its headers exactly as they stand.
+Each row is sent for a track and for a UTF-8 text of the same length, with its headers exactly as they stand,
+in each of the ways in which a server can send them (`ways`).
 """
 
-import asyncio
 import email
 import json
 import os
 import re
-import socket
-import threading
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +17,10 @@ from urllib.parse import quote
 import pytest
 
 from tests.conftest import AccessLog, ExpectLog
+from tests.handlers.ways import WAYS, Served
 from tests.serving import Response, eventually, request, serving
+
+pytestmark = pytest.mark.left_out("reads", "uvloop", "processes", reason="it has the ways itself")
 
 LENGTH = 30_044
 WHEN = 1_700_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
@@ -45,25 +46,9 @@ def write_text(path: Path) -> None:
     path.write_bytes(lines[: LENGTH - 100].decode("utf-8", "ignore").encode().ljust(LENGTH, b"."))
 
 
-@dataclass
-class Served:
-    """A server in a thread of its own, which all rows share; `contents` by path."""
-
-    port: int
-    contents: dict[str, bytes]
-
-    def exchange(self, lines: list[bytes]) -> Response:
-        """Send these lines as they are on a new connection, read until the server closes."""
-        asked = b"\r\n".join([*lines, b"Host: localhost", b"Connection: close", b"", b""])
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as client:
-            client.sendall(asked)
-            received = b"".join(iter(lambda: client.recv(65536), b""))
-        return Response.parsed(received, head=asked.startswith(b"HEAD"))
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server for the whole table."""
+@pytest.fixture(scope="module", params=WAYS)
+def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """One server for the whole table, in each way."""
     root = tmp_path_factory.mktemp("battery") / "library"
     root.mkdir()
     write_audio(root / '노래 "하나".wav')
@@ -71,23 +56,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (root / "empty.txt").touch()
     for path in root.iterdir():
         os.utime(path, (WHEN, WHEN + 0.5))
-    contents = {AUDIO: (root / '노래 "하나".wav').read_bytes(), TEXT: (root / "글.txt").read_bytes()}
-    assert set(map(len, contents.values())) == {LENGTH}
-    ready, stop = threading.Event(), threading.Event()
-    ports: list[int] = []
-
-    async def serve() -> None:
-        async with serving(root) as server:
-            ports.append(server.port)
-            ready.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert ready.wait(10)
-    yield Served(ports[0], contents)
-    stop.set()
-    thread.join()
+    with WAYS[request.param](root) as served:
+        served.contents[AUDIO] = (root / '노래 "하나".wav').read_bytes()
+        served.contents[TEXT] = (root / "글.txt").read_bytes()
+        assert set(map(len, served.contents.values())) == {LENGTH}
+        yield served
 
 
 @dataclass
@@ -271,6 +244,13 @@ ROWS = [
     Row("modified-since-before-range", (f"If-Modified-Since: {MODIFIED}", "Range: bytes=0-4"), 304),
     Row("match-before-bad-range", ('If-Match: "other"', "Range: bytes=99999-"), 412),
 ]
+
+
+@pytest.mark.parametrize("path", [AUDIO, TEXT], ids=["audio", "text"])
+def test_the_way(served: Served, path: str) -> None:
+    """The rows are answered in the way that the fixture says."""
+    assert served.exchange([f"GET {path} HTTP/1.1".encode()]).body == served.contents[path]
+    assert served.taken()
 
 
 @pytest.mark.parametrize("path", [AUDIO, TEXT], ids=["audio", "text"])
