@@ -38,8 +38,9 @@ memory (docs/benchmarks.md)."""
 LEAST_REGION_BYTES = 64 * 1024
 """What is shorter is read: one write with the headers is cheaper than two calls."""
 
-REGION_BYTES = 4 * 1024 * 1024
-"""The longest region: a socket takes no more at a time."""
+REGION_BYTES = 16 * 1024 * 1024
+"""The longest region. How much of it is sent at a time is the stream's affair (handlers/outgoing.py). With
+4 MiB, 64 downloads cost a fifth more CPU a byte."""
 
 _PROBE_BYTES = 256 * 1024  # how far apart a region is probed for what is not in the page cache
 
@@ -177,7 +178,8 @@ async def regions(
     """The bytes from `start` to `stop` of an open file, for the kernel to send; a short rest is read.
 
     What is not in the page cache is read ahead in a thread, at most CHUNK_LIMIT at a time: to send it the
-    kernel would hold the loop until the disk answers. A page between two probes may still be missing.
+    kernel would hold the loop until the disk answers. Probes tell what is there, and may miss a page between
+    two of them. So from the first that fails on they are not asked any more: behind it the disk is at work.
 
     Args:
         boundary: gives, for a descriptor and a position, the nearest one up to there where a chunk may end.
@@ -185,9 +187,13 @@ async def regions(
     Raises:
         SourceBroken: the file ends before `stop`, or the disk failed.
     """
+    cold = False
     while stop - start >= LEAST_REGION_BYTES:
-        end = start + _resident_bytes(descriptor, start, min(stop, start + REGION_BYTES))
+        end = start
+        if not cold:
+            end += _resident_bytes(descriptor, start, min(stop, start + REGION_BYTES))
         if end == start:
+            cold = True
             end = min(stop, start + CHUNK_LIMIT)
             await _read_ahead(descriptor, start, end)
         if boundary is not None and end < stop:

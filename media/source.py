@@ -71,6 +71,8 @@ class SourceBroken(SourceError):
 class FileRegion:
     """The bytes from `start` to `stop` of an open file, which the kernel can send by itself.
 
+    At least a few kilobytes (what is short is read), and at most `media.files.REGION_BYTES`.
+
     The descriptor belongs to the source and is open until the source is left: who needs it longer has it
     duplicated. The bytes were in the page cache a moment ago.
     """

@@ -12,7 +12,8 @@ from tornado.iostream import StreamClosedError
 
 from handlers import outgoing
 from handlers.outgoing import Outgoing, RegionBroken
-from media.files import LEAST_REGION_BYTES, REGION_BYTES
+from media import files
+from media.files import LEAST_REGION_BYTES
 from media.source import FileRegion, SourceBusy
 from tests.conftest import AccessLog, ExpectLog
 from tests.serving import Response, eventually, request, serving
@@ -21,6 +22,15 @@ pytestmark = [
     pytest.mark.left_out("reads", reason="all of it is about sendfile"),
     pytest.mark.skipif(not outgoing.SUPPORTED, reason="sendfile and RWF_NOWAIT are Linux"),
 ]
+
+
+REGION_BYTES = 4 * 1024 * 1024
+"""Of the regions here, so that a file of nine megabytes has three."""
+
+
+@pytest.fixture(autouse=True)
+def _small_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "REGION_BYTES", REGION_BYTES)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import charset_normalizer  # noqa: F401, else its first use would count as work
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
