@@ -100,8 +100,10 @@ def resident(path: Path) -> float:
         length = len(pages)
         flags = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
         start = ctypes.c_char.from_buffer(pages)  # ACCESS_COPY, because this wants to be able to write
-        failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(length), flags)
-        del start  # a map that something points into cannot be closed
+        try:
+            failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(length), flags)
+        finally:
+            del start  # a map that something points into cannot be closed, and the load may be ended here
     if failed:
         raise OSError(ctypes.get_errno(), "mincore failed")
     return sum(flag & 1 for flag in flags) / len(flags)
