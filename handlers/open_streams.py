@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     COMPLETE = "complete"
     DISCONNECTED = "disconnected"
     STALLED = "stalled"
+    BEHIND = "behind"
     DRAINED = "drained"
     FAILED = "failed"
 

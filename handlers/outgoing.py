@@ -87,6 +87,22 @@ class Outgoing(IOStream):
         Outgoing._sending += 1
         return memoryview(_PLACEHOLDER)[: len(region)]
 
+    def send_now(self, data: bytes) -> int:
+        """Give the kernel what it takes at once, of what is for many alike. Gives the bytes taken.
+
+        Nothing waits to be written, and nobody else writes meanwhile: what is left over is `write`'s.
+        This is one call, where a write and its future cost two to five times as much.
+        """
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.close(exc_info=True)
+            return 0
+        self.written_bytes += sent
+        return sent
+
     def write_to_fd(self, data: memoryview) -> int:
         """Send `data`, or of a placeholder what it stands for. Gives the bytes sent; 0: later."""
         sent = self._send_region() if data.obj is _PLACEHOLDER else super().write_to_fd(data)

@@ -21,6 +21,9 @@ Chunks that come without a wait between them are gathered, up to 64 KiB: what is
 loop next turns, so a chunk is never held back for one that is still to be made. A source of single rows is
 sent as fast as one that makes blocks, and a slow source's line leaves at once.
 
+A body that many follow (`media.source.Feed`) has no chunks here. The pump sends its opening with the headers,
+hands the stream to the fan-out (`handlers/fanout.py`) and waits: how it ends, and what is said then, is as above.
+
 Tornado never resolves the first of two pending write futures of a connection, so no write begins before the
 one before it has ended: while something is gathered nothing is in flight, and a heartbeat waits for both.
 It never interrupts the source either: asyncio.timeout round anext() would kill a generator.
@@ -37,11 +40,12 @@ from tornado.web import RequestHandler
 
 from handlers.coding import Coder, in_pieces
 from handlers.encrypted import FAREWELL, EncryptedSocket
+from handlers.fanout import Fanout, Subscriber
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams, Outcome, ended_by_closing
 from handlers.outgoing import RegionBroken
 from media.files import loaded
-from media.source import Body, Chunk, Chunks, FileRegion, Source, SourceBroken, SourceError
+from media.source import Body, Chunk, Chunks, FileRegion, Following, Source, SourceBroken, SourceError
 
 HEADERS_SECONDS = 1.0
 """How long the headers wait for the first chunk, so that a failing start can still be a status."""
@@ -157,6 +161,14 @@ class Pump:
         await self._supervised(lambda: self._forward(chunks))
         return self.outcome or Outcome.COMPLETE
 
+    async def follow(self, following: Following, fanout: Fanout, heartbeat: bytes) -> Outcome:
+        """The same for a body that others follow too. It is live: draining ends it."""
+        self._live = True
+        if self._open_streams.draining and not self._connection.stream.closed():
+            self.outcome = Outcome.DRAINED
+        await self._supervised(lambda: self._follow(following, fanout, heartbeat))
+        return self.outcome or Outcome.COMPLETE
+
     async def last_words(self, words: bytes, *, whole: bool) -> None:
         """Send what is gathered, and `words` behind it, waiting no longer than a closing source may.
 
@@ -269,6 +281,21 @@ class Pump:
             await self._gather_all(chunks)
         if not self._ended():
             await self._written(whole=True)
+
+    async def _follow(self, following: Following, fanout: Fanout, heartbeat: bytes) -> None:
+        self._write(following.opening)
+        chunked = self._response.request.version != "HTTP/1.0"  # which have no length
+        stream = self._connection.stream
+        if self._ended() or stream.closed():
+            return
+        subscriber = Subscriber(
+            stream, following, chunked=chunked, heartbeat=heartbeat, end=self.end
+        )
+        try:
+            with fanout.following(following.feed, subscriber, self._limits.heartbeat_seconds):
+                await subscriber.done
+        finally:
+            self._given_bytes += subscriber.sent_bytes
 
     async def _gather_all(self, chunks: Chunks) -> None:
         turn_at, turn_bytes = self._loop.time() + self._turn_seconds(), 0

@@ -22,6 +22,7 @@ import orjson
 
 from handlers import conditional
 from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
+from handlers.fanout import Fanout
 from handlers.limits import Limits, RateLimit, client_of
 from handlers.open_streams import OpenStreams, Outcome
 from handlers.outgoing import reset
@@ -66,6 +67,7 @@ class Delivery:
     open_streams: OpenStreams
     rate: RateLimit = field(default_factory=RateLimit)
     repeats: Repeats = field(default_factory=Repeats)
+    fanout: Fanout = field(default_factory=Fanout)
     compression: int = LEVEL
     nginx: NginxFiles | None = None
 
@@ -141,9 +143,11 @@ def _refuse_too_many(delivery: Delivery, client: str) -> None:
 
 
 async def _respond(response: StreamResource, pump: Pump, body: Body, attachment: str) -> None:
-    if can_be_coded(body.facts.media_type):
-        response.vary_by("Accept-Encoding")
-    facts = _facts(response, body.facts, body.slice is not None)
+    facts = body.facts
+    if body.following is None:  # what many follow is made once for all, and not coded for each
+        if can_be_coded(facts.media_type):
+            response.vary_by("Accept-Encoding")
+        facts = _facts(response, facts, body.slice is not None)
     nginx = response.delivery.nginx
     if nginx and body.path and facts is body.facts and not facts.coding and (uri := nginx.uri(body.path)):
         _leave_to_nginx(response, body, attachment, uri)
@@ -217,14 +221,17 @@ async def _send(
         # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
         response.request.headers.pop("Connection", None)
     response.is_events = body.facts.media_type == "text/event-stream"
-    promised = plan.headers.get("Content-Length")
-    outcome = await pump.send(
-        _chunks(body, plan),
-        body.facts.length if promised is None else int(promised),
-        live=body.facts.live,
-        heartbeat=body.facts.heartbeat,
-        coder=coder,
-    )
+    if body.following is not None and not response.delivery.rate.bytes_per_second:
+        outcome = await pump.follow(body.following, response.delivery.fanout, body.facts.heartbeat)
+    else:
+        promised = plan.headers.get("Content-Length")
+        outcome = await pump.send(
+            _chunks(body, plan),
+            body.facts.length if promised is None else int(promised),
+            live=body.facts.live,
+            heartbeat=body.facts.heartbeat,
+            coder=coder,
+        )
     if outcome is Outcome.DRAINED and body.facts.live:
         retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
         await pump.last_words(retry if response.is_events else body.ending(), whole=True)

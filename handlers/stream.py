@@ -8,48 +8,46 @@ from media.generated import Stream, StreamRequest
 from media.parameters import choice
 from media.records import FORMATS, Format
 from media.source import SourceNotFound
+from media.subscriptions import Channels
 
 
 class StreamsResource(StreamResource):
     """GET /streams: what there is, as JSON."""
 
-    def initialize(self, delivery: Delivery, streams: Mapping[str, Stream]) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, delivery: Delivery, streams: Mapping[str, Stream], channels: Channels
+    ) -> None:
         super().initialize(delivery)
         self.streams = streams
+        self.channels = channels
 
     async def answer(self, **parts: str) -> None:
-        await self.send_json(
-            {
-                "streams": [
-                    {
-                        "name": name,
-                        "title": stream.title,
-                        "media_types": stream.media_types,
-                        "live": stream.live,
-                        "url": f"/stream/{name}",
-                    }
-                    for name, stream in self.streams.items()
-                ]
-            }
-        )
+        listed = [_facts(name, stream) for name, stream in self.streams.items()]
+        for name in self.channels:
+            stream = self.channels.stream(name)
+            assert stream is not None
+            listed.append(_facts(name, stream) | {"channel": self.channels.facts(name)})
+        await self.send_json({"streams": listed})
 
 
 class NamedStreamResource(StreamResource):
-    """GET /stream/NAME, and other paths that are one stream's.
+    """GET /stream/NAME, and other paths that are one stream's. /stream/A,B is several channels on one connection.
 
     Query: format=text|sse|ndjson|json|csv, last_event_id, heartbeat=0 (text), and the stream's own.
     200, 400, 404, 500 and 502 (before the first byte).
     """
 
     def initialize(  # type: ignore[override]
-        self, delivery: Delivery, streams: Mapping[str, Stream], default: str = ""
+        self, delivery: Delivery, streams: Mapping[str, Stream], channels: Channels, default: str = ""
     ) -> None:
         super().initialize(delivery)
         self.streams = streams
+        self.channels = channels
         self.default = default
 
     async def answer(self, name: str = "") -> None:  # type: ignore[override]
-        stream = self.streams.get(name or self.default)
+        name = name or self.default
+        stream = self.streams.get(name) or self.channels.stream(name)
         if stream is None:
             raise SourceNotFound(f"no stream {name!r}")
         args = self.args
@@ -72,3 +70,13 @@ class NamedStreamResource(StreamResource):
             return FORMATS[asked]
         offers = {form.media_type: form for form in stream.formats}
         return offers[preferred(self.request.headers.get("Accept", ""), list(offers))]
+
+
+def _facts(name: str, stream: Stream) -> dict[str, object]:
+    return {
+        "name": name,
+        "title": stream.title,
+        "media_types": stream.media_types,
+        "live": stream.live,
+        "url": f"/stream/{name}",
+    }

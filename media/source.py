@@ -28,15 +28,21 @@ The tree of errors:
         ├── SourceEnded       nothing is left behind what the client has    → 204
         ├── SourceBusy        not now; `retry_after` says when              → 503
         └── SourceBroken      the outside broke it: upstream, database, disk → 502
+            └── FellBehind    a follower of a feed was too slow              → its connection is broken
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 CHUNK_LIMIT = 1024 * 1024
 """The most bytes in a chunk that is in memory, where a source cuts what it has."""
+
+RUN_BYTES = 64 * 1024
+"""The most bytes of a feed that are sent at once, or the one piece that is larger."""
 
 
 class SourceError(Exception):
@@ -65,6 +71,10 @@ class SourceBusy(SourceError):
 
 class SourceBroken(SourceError):
     """The outside broke the body. Before the first byte a 502, after it the connection is aborted."""
+
+
+class FellBehind(SourceBroken):
+    """What a follower of a feed has not been sent yet is no longer kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,76 @@ class Facts:
     coding: str = ""
 
 
+Cursor = tuple[int, ...]
+"""A place in a feed: what is behind it has not been sent yet. Followers that have the same are at one place."""
+
+
+class Feed(Protocol):
+    """What many are sent alike: pieces in order, kept for a while. One object for all who follow it."""
+
+    @property
+    def newest(self) -> Cursor:
+        """The place behind everything that there is."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+
+    def after(self, cursor: Cursor, most_bytes: int) -> tuple[bytes, Cursor]:
+        """The pieces behind `cursor`, whole and joined, and the place behind them.
+
+        At least one if there is any; otherwise no more than `most_bytes`.
+
+        Raises:
+            FellBehind: some of them are no longer kept.
+        """
+
+    def lost(self, cursor: Cursor) -> bool:
+        """Whether `after` would raise."""
+
+    def attach(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called, from within the loop, at each new piece and at the end."""
+
+    def detach(self, changed: Callable[[], None]) -> None:
+        """No longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """One client's way along a feed.
+
+    Args:
+        cursor: where it begins.
+        opening: what it is sent first.
+        own: makes of each run of bytes what this client is sent, which may hold something of its own;
+            called once for each, in order. None: they are sent as they are.
+    """
+
+    feed: Feed
+    cursor: Cursor
+    opening: bytes = b""
+    own: Callable[[bytes], bytes] | None = None
+
+    async def chunks(self) -> "ByteChunks":
+        """All of it, for whoever cannot be sent what the others are: each run is fetched when it is asked for."""
+        if self.opening:
+            yield self.opening
+        cursor = self.cursor
+        changed = asyncio.Event()
+        self.feed.attach(changed.set)
+        try:
+            while True:
+                changed.clear()
+                while cursor != self.feed.newest:
+                    run, cursor = self.feed.after(cursor, RUN_BYTES)
+                    yield self.own(run) if self.own else run
+                if self.feed.ended:
+                    return
+                await changed.wait()
+        finally:
+            self.feed.detach(changed.set)
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """The body of one response.
@@ -133,6 +213,7 @@ class Body:
         ending: gives what makes a live body whole that is ended between two chunks, such as the bracket that
             closes an array.
         path: of the file whose bytes, all and as they are, are the body; empty: it is no file.
+        following: the same bytes as the chunks, of a feed that others follow too. None: they are its own.
     """
 
     facts: Facts
@@ -140,6 +221,7 @@ class Body:
     slice: Callable[[int, int], Chunks] | None = None
     ending: Callable[[], bytes] = bytes
     path: str = ""
+    following: Following | None = None
 
 
 Source = AbstractAsyncContextManager[Body]

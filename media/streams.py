@@ -12,6 +12,7 @@ from media.parameters import number, text, whole
 from media.records import Event, Item, Record
 from media.rows import Query, records, rows
 from media.source import SourceBroken
+from media.subscriptions import ChannelRow, channel
 from media.templating import template
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -99,12 +100,13 @@ def _line_seen(last_event_id: str | None) -> int:
     return 0
 
 
-STREAMS: dict[str, Stream] = {
+STREAMS: dict[str, Stream | ChannelRow] = {
     "lines": generated(lines, title="A lyric without end", first="text", live=True),
     "hello": generated_bytes(
         hello, title="A greeting in three pieces", media_type="text/plain; charset=utf-8"
     ),
     "clock": generated(clock, title="The time, once a second", live=True),
+    "events": channel(title="What is published here"),
     "large.csv": rows(_ORDERS, title="As many rows as you ask for", parameters=order_parameters),
     "large.html": template("large.html", title="As many rows as you ask for, as a page", rows=orders),
 }

@@ -8,7 +8,6 @@ from handlers.page import PageResource
 from handlers.resource import Missing
 from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.text import TextList, TextResource
-from media.streams import STREAMS
 from server.access_log import log_response
 from server.resources import Resources
 
@@ -19,7 +18,7 @@ def make_app(resources: Resources) -> Application:
     texts = TextList(resources.root)
     text = {**delivery, "root": resources.root, "texts": texts, "encodings": resources.encodings}
     audio = {**delivery, "root": resources.root, "catalogue": resources.catalogue}
-    stream = {**delivery, "streams": STREAMS}
+    stream = {**delivery, "streams": resources.streams, "channels": resources.channels}
     return Application(
         [
             (r"/", PageResource, delivery),

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,10 @@ from handlers.serve import Delivery, NginxFiles
 from media.catalogue import Catalogue, default_database
 from media.database import CatalogueError
 from media.decoding import EncodingCache
+from media.generated import Stream
 from media.library import LibraryError, ScanResult, scan
+from media.streams import STREAMS
+from media.subscriptions import ChannelRow, Channels
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger("millrace")
@@ -64,6 +67,8 @@ class Resources:
     catalogue: Catalogue
     scanner: Scanner
     delivery: Delivery
+    streams: Mapping[str, Stream]
+    channels: Channels
     encodings: EncodingCache = field(default_factory=EncodingCache)
     accepting: bool = False
 
@@ -103,7 +108,14 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
         stack.push_async_callback(scanner.stop)
         rate = RateLimit(settings.rate_limit)
         delivery = Delivery(limits, OpenStreams(), rate, compression=settings.compression, nginx=nginx)
-        yield Resources(settings.media, catalogue, scanner, delivery)
+        streams, channels = tables(STREAMS)
+        yield Resources(settings.media, catalogue, scanner, delivery, streams, channels)
+
+
+def tables(rows: Mapping[str, Stream | ChannelRow]) -> tuple[dict[str, Stream], Channels]:
+    """The streams that a request opens, and the channels, which are there all the time."""
+    declared = {name: row for name, row in rows.items() if isinstance(row, ChannelRow)}
+    return {name: row for name, row in rows.items() if isinstance(row, Stream)}, Channels(declared)
 
 
 def _summary(found: ScanResult) -> str:

@@ -15,16 +15,19 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers.coding import LEVEL
+from handlers.fanout import TICK_SECONDS, Fanout
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams
 from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from media.catalogue import Catalogue
 from media.source import Body, Chunks, Facts, Source
+from media.streams import STREAMS
+from media.subscriptions import ChannelRow
 from server import httpserver
 from server.app import make_app
 from server.forwarded import trusted
 from server.httpserver import AHEAD_BYTES
-from server.resources import Resources, Scanner
+from server.resources import Resources, Scanner, tables
 
 Route = tuple[str, type, Mapping[str, object]]
 
@@ -274,6 +277,8 @@ async def serving(
     encryption: ssl.SSLContext | None = None,
     proxies: str = "",
     rate_limit: int = 0,
+    channels: Mapping[str, ChannelRow] | None = None,
+    tick_seconds: float = TICK_SECONDS,
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
 
@@ -283,12 +288,21 @@ async def serving(
         rate_limit: bytes a second.
         routes: their arguments may hold `"delivery": None`: it is filled in.
         encryption: None: plain HTTP.
+        channels: beside those that come with Millrace.
     """
     catalogue = Catalogue(f"sqlite+aiosqlite:///{root}.sqlite3")
     async with catalogue if scan else nullcontext():
         rate = RateLimit(rate_limit)
-        delivery = Delivery(limits, OpenStreams(), rate, compression=compression, nginx=nginx)
-        resources = Resources(root, catalogue, Scanner(root, catalogue, progress=False), delivery)
+        delivery = Delivery(
+            limits,
+            OpenStreams(),
+            rate,
+            compression=compression,
+            nginx=nginx,
+            fanout=Fanout(tick_seconds),
+        )
+        scanner = Scanner(root, catalogue, progress=False)
+        resources = Resources(root, catalogue, scanner, delivery, *tables({**STREAMS, **(channels or {})}))
         if scan:
             await resources.scanner.start()
         app: Application = make_app(resources)

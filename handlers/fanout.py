@@ -1,0 +1,232 @@
+"""What many follow is sent to all of them.
+
+Theory of operation. A subscriber is a cursor into its feed, and nothing is queued for it. When the feed has
+something new, whoever stands at the same cursor is sent the same bytes: they are made once, framed once, and
+given to each socket by one call, without a task that wakes up. What the kernel does not take of them is the
+stream's to write, and until it has, that subscriber is passed over; then it goes on from its own cursor, with
+whatever has come meanwhile in one run. So at most one run waits for a subscriber, and it is shared.
+
+The first news goes out when the loop next turns. What comes within a tick after it goes out together, at its end:
+444,000 deliveries a CPU-second of 100 bytes, against 93,000 one by one. Between slices of the subscribers the
+loop turns: one event to 5,000 would hold it for 50 ms.
+
+Backpressure would be wrong here: the publisher and the others never wait for a subscriber. One whose place in the
+feed is no longer kept is let go, and resumes by its id; one that takes nothing is the watch's, as everywhere.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from handlers.open_streams import Outcome
+from media.source import RUN_BYTES, FellBehind, Feed, Following
+
+TICK_SECONDS = 0.005
+
+SLICE = 200
+"""So many subscribers between two turns of the loop: about 2 ms."""
+
+_FRAMES = 16  # runs from different cursors that are kept at a time
+
+
+class Subscriber:
+    """One response that follows a feed.
+
+    Args:
+        stream: has the headers, and nothing else writes to it.
+        chunked: the response is framed so (RFC 9112 §7.1).
+        end: ends the response early.
+    """
+
+    __slots__ = ("chunked", "cursor", "done", "end", "heartbeat", "own", "send_now", "sent_bytes", "stream", "writing")
+
+    def __init__(
+        self,
+        stream: Any,
+        following: Following,
+        *,
+        chunked: bool,
+        heartbeat: bytes,
+        end: Callable[[Outcome], None],
+    ) -> None:
+        self.stream, self.chunked, self.end = stream, chunked, end
+        self.cursor, self.own = following.cursor, following.own
+        self.heartbeat = framed(heartbeat) if heartbeat and chunked else heartbeat
+        # A stream of TLS has none: there everything is written.
+        self.send_now: Callable[[bytes], int] = getattr(stream, "send_now", lambda frame: 0)
+        self.writing = stream.writing()
+        """The kernel has not taken all of what was last sent."""
+        self.sent_bytes = 0
+        """Of the body."""
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the feed has ended and everything of it is with the stream."""
+
+
+def framed(run: bytes) -> bytes:
+    """As one chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(run), run)
+
+
+class Fanout:
+    """The subscribers of a process.
+
+    Args:
+        tick_seconds: what comes within it is sent together; 0: it is not waited for.
+    """
+
+    def __init__(self, tick_seconds: float = TICK_SECONDS) -> None:
+        self._tick_seconds = tick_seconds
+        self._audiences: dict[Feed, _Audience] = {}
+
+    @contextmanager
+    def following(self, feed: Feed, subscriber: Subscriber, heartbeat_seconds: float) -> Iterator[None]:
+        """Have `subscriber` sent what the feed has behind its cursor, meanwhile.
+
+        Args:
+            heartbeat_seconds: the feed's silence before its subscribers are sent their heartbeat; 0: never.
+        """
+        audience = self._audiences.get(feed)
+        if audience is None:
+            audience = self._audiences[feed] = _Audience(feed, self._tick_seconds, heartbeat_seconds)
+        audience.join(subscriber)
+        try:
+            yield
+        finally:
+            if not audience.leave(subscriber):
+                del self._audiences[feed]
+
+
+class _Audience:
+    """All who follow one feed."""
+
+    def __init__(self, feed: Feed, tick_seconds: float, heartbeat_seconds: float) -> None:
+        self._feed = feed
+        self._tick_seconds = tick_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._loop = asyncio.get_running_loop()
+        self._subscribers: dict[Subscriber, None] = {}
+        self._frames: dict[tuple[object, bool], tuple[bytes, int, Any]] = {}
+        self._round: asyncio.Handle | None = None
+        """The next round, or the next slice of this one."""
+        self._sent_at = self._loop.time()
+        self._round_at = self._sent_at - tick_seconds
+        self._beat = self._beat_later()
+        feed.attach(self._changed)
+
+    def join(self, subscriber: Subscriber) -> None:
+        """It is sent what it has missed at once, and then what comes."""
+        self._subscribers[subscriber] = None
+        if subscriber.writing:
+            # The headers, and what goes with them: they are small, and the kernel was full all the same.
+            self._written_by(subscriber, subscriber.stream.write(b""))
+        else:
+            self._catch_up(subscriber)
+
+    def leave(self, subscriber: Subscriber) -> bool:
+        """It is sent nothing more. Gives whether somebody is left."""
+        del self._subscribers[subscriber]
+        if not self._subscribers:
+            self._feed.detach(self._changed)
+            for handle in (self._round, self._beat):
+                if handle is not None:
+                    handle.cancel()
+        return bool(self._subscribers)
+
+    def _changed(self) -> None:
+        if self._round is None:
+            wait = self._round_at + self._tick_seconds - self._loop.time()
+            if wait > 0:
+                self._round = self._loop.call_later(wait, self._begin_round)
+            else:
+                self._round = self._loop.call_soon(self._begin_round)
+
+    def _begin_round(self) -> None:
+        self._sent_at = self._round_at = self._loop.time()
+        self._frames.clear()
+        self._send_slice(tuple(self._subscribers), 0, self._feed.newest)
+
+    def _send_slice(self, subscribers: Sequence[Subscriber], start: int, newest: object) -> None:
+        # First: what goes wrong with one must not be the end of the round.
+        if start + SLICE < len(subscribers):
+            self._round = self._loop.call_soon(self._send_slice, subscribers, start + SLICE, newest)
+        else:
+            self._round = None
+            if newest != self._feed.newest:
+                self._changed()
+        ended = self._feed.ended
+        for subscriber in subscribers[start : start + SLICE]:
+            if subscriber.writing:
+                if self._feed.lost(subscriber.cursor):
+                    subscriber.end(Outcome.BEHIND)
+            elif subscriber.cursor != newest or ended:
+                self._catch_up(subscriber)
+
+    def _catch_up(self, subscriber: Subscriber) -> None:
+        """Send it the next run, and after that, as the loop turns, those that are left."""
+        if subscriber not in self._subscribers or subscriber.writing or subscriber.stream.closed():
+            return
+        if subscriber.cursor == self._feed.newest:
+            if self._feed.ended and not subscriber.done.done():
+                subscriber.done.set_result(None)
+            return
+        key = subscriber.cursor, subscriber.chunked
+        run = self._frames.get(key)
+        if run is None:
+            try:
+                run = self._run(subscriber)
+            except FellBehind:
+                subscriber.end(Outcome.BEHIND)
+                return
+            if len(self._frames) == _FRAMES:
+                self._frames.clear()
+            self._frames[key] = run
+        frame, length, subscriber.cursor = run
+        if subscriber.own is not None:
+            frame = subscriber.own(frame)
+            length = len(frame)
+        subscriber.sent_bytes += length
+        self._send(subscriber, frame)
+        if not subscriber.writing and (subscriber.cursor != self._feed.newest or self._feed.ended):
+            self._loop.call_soon(self._catch_up, subscriber)
+
+    def _run(self, subscriber: Subscriber) -> tuple[bytes, int, Any]:
+        """What is sent from a cursor on, framed, its bytes of the body, and the cursor behind it."""
+        run, cursor = self._feed.after(subscriber.cursor, RUN_BYTES)
+        return framed(run) if subscriber.chunked else run, len(run), cursor
+
+    def _send(self, subscriber: Subscriber, frame: bytes) -> None:
+        stream = subscriber.stream
+        sent = subscriber.send_now(frame)
+        if sent < len(frame) and not stream.closed():
+            subscriber.writing = True
+            self._written_by(subscriber, stream.write(memoryview(frame)[sent:]))
+
+    def _written_by(self, subscriber: Subscriber, written: "asyncio.Future[None]") -> None:
+        def go_on(written: "asyncio.Future[None]") -> None:
+            if not written.cancelled() and written.exception() is None:
+                subscriber.writing = False
+                self._catch_up(subscriber)
+
+        written.add_done_callback(go_on)
+
+    def _beat_later(self) -> asyncio.Handle | None:
+        if not self._heartbeat_seconds:
+            return None
+        return self._loop.call_at(self._sent_at + self._heartbeat_seconds, self._beat_now)
+
+    def _beat_now(self) -> None:
+        if self._loop.time() >= self._sent_at + self._heartbeat_seconds:
+            self._sent_at = self._loop.time()
+            self._beat_slice(tuple(self._subscribers), 0)
+        else:
+            self._beat = self._beat_later()
+
+    def _beat_slice(self, subscribers: Sequence[Subscriber], start: int) -> None:
+        if start + SLICE < len(subscribers):
+            self._beat = self._loop.call_soon(self._beat_slice, subscribers, start + SLICE)
+        else:
+            self._beat = self._beat_later()
+        for subscriber in subscribers[start : start + SLICE]:
+            if subscriber.heartbeat and not subscriber.writing and subscriber in self._subscribers:
+                self._send(subscriber, subscriber.heartbeat)

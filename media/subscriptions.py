@@ -1,0 +1,308 @@
+"""Who follows a channel: the way from a request to a cursor, and events as bytes of each format.
+
+`sse` and `ndjson` give every event its id, so that a client can resume; `text` is the data alone, for people and
+pipes; `json` is a long poll: one array of what came behind an id.
+
+What a client missed is said: an event named `gap` stands where events are no longer known. Its data are
+`last_event_id`, from the client, and `first_id`, the id of the first event that is still known, or null.
+"""
+
+import asyncio
+import heapq
+import random
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from media.channel import Channel, History, Ids, Published
+from media.decoding import utf8
+from media.generated import Stream, StreamRequest, heartbeat
+from media.parameters import number
+from media.records import FORMATS, Format, sse_event, sse_retry, to_json
+from media.source import Body, ByteChunks, Cursor, Facts, Following, Source, SourceNotFound
+
+RETRY_MILLISECONDS = (1000, 5000)
+"""An EventSource comes back after a random time between these, so that not all come at once."""
+
+EARLIEST = "earliest"
+"""As last event id: everything that the history has."""
+
+MOST_WAIT_SECONDS = 3600
+
+POLL_EVENTS = 1000
+"""The most events of one long poll; the rest comes with the next."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a channel may be called. A comma would name several."""
+
+MOST_TOGETHER = 100
+"""The most channels on one connection."""
+
+_FORMATS = tuple(FORMATS[name] for name in ("sse", "ndjson", "text", "json"))
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRow:
+    """A channel in the table of streams: what is published to it is what its clients get."""
+
+    title: str
+    history: History = field(default_factory=History)
+
+
+def channel(*, title: str, history: int | History = 1000) -> ChannelRow:
+    """A channel that is published to over HTTP. `history`: so many events, or the bounds themselves."""
+    return ChannelRow(title, history if isinstance(history, History) else History(events=history))
+
+
+class Channels:
+    """The channels of a process, and their feeds."""
+
+    def __init__(self, rows: Mapping[str, ChannelRow]) -> None:
+        self.ids = Ids()
+        self._rows = dict(rows)
+        self._channels = {name: Channel(name, self.ids, row.history) for name, row in rows.items()}
+        self._feeds: dict[tuple[tuple[str, ...], str], _Events] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def get(self, name: str) -> Channel | None:
+        """The channel of this name."""
+        return self._channels.get(name)
+
+    def facts(self, name: str) -> dict[str, object]:
+        """What there is to be said of one: events since the start, events in its history, and who follows it."""
+        channel = self._channels[name]
+        subscribers = sum(feed.subscribers for (names, _), feed in self._feeds.items() if name in names)
+        return {
+            "published": channel.published,
+            "remembered": channel.remembered,
+            "last_event_id": self.ids.of(channel.newest),
+            "subscribers": subscribers,
+        }
+
+    def stream(self, name: str) -> Stream | None:
+        """The stream of one channel, or of several with commas between their names.
+
+        None: there is none of one of these names, or they are too many.
+        """
+        names = tuple(dict.fromkeys(name.split(",")))
+        if len(names) > MOST_TOGETHER or not all(each in self._channels for each in names):
+            return None
+        names = tuple(sorted(names))
+        title = self._rows[names[0]].title if len(names) == 1 else "Several channels"
+
+        def open_(request: StreamRequest, form: Format | None) -> Source:
+            assert form is not None
+            if form.name == "json":
+                return self._poll(names, request)
+            return self._subscription(names, request, form)
+
+        return Stream(title, open_, formats=_FORMATS, live=True)
+
+    @asynccontextmanager
+    async def _subscription(
+        self, names: tuple[str, ...], request: StreamRequest, form: Format
+    ) -> AsyncGenerator[Body, None]:
+        feed = self._feed(names, form.name)
+        position = feed.position(request.last_event_id)
+        following = Following(feed, position.cursor, _opening(form, position))
+        facts = Facts(form.media_type, live=True, heartbeat=heartbeat(form, request))
+        with feed.subscribed():
+            yield Body(facts, chunks=following.chunks, following=following)
+
+    @asynccontextmanager
+    async def _poll(self, names: tuple[str, ...], request: StreamRequest) -> AsyncGenerator[Body, None]:
+        wait_seconds = number(request.args, "wait", 0, most=MOST_WAIT_SECONDS, unit="seconds")
+        feed = self._feed(names, "ndjson")
+        poll = _Poll(feed, feed.position(request.last_event_id), wait_seconds)
+        form = FORMATS["json"]
+        facts = Facts(form.media_type, live=True, heartbeat=form.heartbeat)
+        with feed.subscribed():
+            yield Body(facts, chunks=poll.chunks, ending=poll.answer)
+
+    def _feed(self, names: tuple[str, ...], form: str) -> "_Events":
+        feed = self._feeds.get((names, form))
+        if feed is None:
+            for key in [key for key, feed in self._feeds.items() if not feed.subscribers]:
+                del self._feeds[key]  # of many combinations only those stay that somebody follows
+            channels = tuple(self._channels[name] for name in names)
+            feed = self._feeds[names, form] = _Events(channels, _ENCODE[form])
+        return feed
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """Where a client goes on: `gap` is what it is told if it missed something."""
+
+    cursor: Cursor
+    id: str
+    gap: bytes = b""
+
+
+class _Events:
+    """The events of one channel or of several as bytes: a Feed."""
+
+    ended = False  # a channel has no end
+
+    def __init__(self, channels: Sequence[Channel], encode: Callable[[Published, Ids], bytes]) -> None:
+        self._channels = tuple(channels)
+        self._encode = encode
+        self._ids = channels[0].ids
+        self.subscribers = 0
+
+    @property
+    def newest(self) -> Cursor:
+        channels = self._channels
+        if len(channels) == 1:
+            return (channels[0].newest,)
+        return (max(channel.newest for channel in channels),) * len(channels)
+
+    def after(self, cursor: Cursor, most_bytes: int) -> tuple[bytes, Cursor]:
+        runs = [channel.after(number) for channel, number in zip(self._channels, cursor, strict=True)]
+        encode, ids = self._encode, self._ids
+        pieces: list[bytes] = []
+        size, last = 0, None
+        for last in runs[0] if len(runs) == 1 else heapq.merge(*runs, key=attrgetter("number")):
+            piece = encode(last, ids)
+            pieces.append(piece)
+            size += len(piece)
+            if size >= most_bytes:
+                break
+        else:
+            return b"".join(pieces), self.newest
+        return b"".join(pieces), tuple(max(number, last.number) for number in cursor)
+
+    def lost(self, cursor: Cursor) -> bool:
+        return any(channel.lost(number) for channel, number in zip(self._channels, cursor, strict=True))
+
+    def attach(self, changed: Callable[[], None]) -> None:
+        for channel in self._channels:
+            channel.attach(changed)
+
+    def detach(self, changed: Callable[[], None]) -> None:
+        for channel in self._channels:
+            channel.detach(changed)
+
+    @contextmanager
+    def subscribed(self) -> Iterator[None]:
+        """Count one more subscriber meanwhile."""
+        self.subscribers += 1
+        try:
+            yield
+        finally:
+            self.subscribers -= 1
+
+    def entries(self, cursor: Cursor, most: int) -> tuple[list[bytes], Cursor]:
+        """At most so many events, each by itself, and the place behind them.
+
+        Raises:
+            FellBehind: some are no longer kept.
+        """
+        runs = [channel.after(number) for channel, number in zip(self._channels, cursor, strict=True)]
+        found: list[Published] = []
+        for entry in heapq.merge(*runs, key=attrgetter("number")):
+            if len(found) == most:
+                last = found[-1].number
+                return [self._encode(each, self._ids) for each in found], tuple(max(n, last) for n in cursor)
+            found.append(entry)
+        return [self._encode(each, self._ids) for each in found], self.newest
+
+    def id_at(self, cursor: Cursor) -> str:
+        """What a client at this place is to say that it saw last."""
+        return self._ids.of(min(cursor))
+
+    def position(self, last_event_id: str | None) -> _Position:
+        """Where who saw `last_event_id` last goes on; with None, or an id that was never given, at the newest."""
+        if last_event_id == EARLIEST:
+            cursor = tuple(channel.forgotten for channel in self._channels)
+            return _Position(cursor, self.id_at(cursor))
+        seen = None if last_event_id is None else self._ids.number(last_event_id)
+        newest = self.newest
+        if seen is None:
+            return _Position(newest, self.id_at(newest))
+        forgotten = [channel.forgotten for channel in self._channels]
+        cursor = tuple(min(max(seen, floor), newest[0]) for floor in forgotten)
+        if seen >= max(forgotten) and seen >= 0:
+            return _Position(cursor, self.id_at(cursor))
+        firsts = [channel.first for channel in self._channels]
+        first = min((entry.number for entry in firsts if entry), default=None)
+        first_id = None if first is None else self._ids.of(first)
+        return _Position(
+            cursor, self.id_at(cursor), to_json({"last_event_id": last_event_id, "first_id": first_id})
+        )
+
+
+class _Poll:
+    """One long poll: what came behind the position, at once or as soon as there is something."""
+
+    def __init__(self, feed: _Events, position: _Position, wait_seconds: float) -> None:
+        self._feed = feed
+        self._position = position
+        self._wait_seconds = wait_seconds
+
+    async def chunks(self) -> ByteChunks:
+        if self._wait_seconds and not self._position.gap and self._position.cursor == self._feed.newest:
+            changed = asyncio.Event()
+            self._feed.attach(changed.set)
+            try:
+                async with asyncio.timeout(self._wait_seconds):
+                    await changed.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self._feed.detach(changed.set)
+        yield self.answer()
+
+    def answer(self) -> bytes:
+        """The whole body, of what there is now."""
+        events, cursor = self._feed.entries(self._position.cursor, POLL_EVENTS)
+        id_ = self._feed.id_at(cursor)
+        if self._position.gap:
+            events.insert(0, _gap_line(self._position))
+        listed = b",\n".join(line.removesuffix(b"\n") for line in events)
+        return b'{"events": [' + listed + b'], "last_event_id": ' + to_json(id_) + b"}\n"
+
+
+def _opening(form: Format, position: _Position) -> bytes:
+    """What a subscriber is sent first: when to come back, and where it stands, or what it missed."""
+    if form.name == "sse":
+        retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
+        if position.gap:
+            return retry + sse_event(position.gap, position.id, "gap")
+        # An id without data is remembered, and no event (HTML Living Standard §9.2.6): who has seen nothing
+        # yet can say so.
+        return retry.removesuffix(b"\n") + utf8(f"id: {position.id}\n\n")
+    if form.name == "ndjson" and position.gap:
+        return _gap_line(position)
+    return b""
+
+
+def _gap_line(position: _Position) -> bytes:
+    return b'{"id":' + to_json(position.id) + b',"event":"gap","data":' + position.gap + b"}\n"
+
+
+def _sse(entry: Published, ids: Ids) -> bytes:
+    if entry.sse is None:
+        entry.sse = sse_event(entry.data, ids.of(entry.number), entry.event)
+    return entry.sse
+
+
+def _ndjson(entry: Published, ids: Ids) -> bytes:
+    if entry.ndjson is None:
+        data = entry.data if entry.json else to_json(entry.data.decode())
+        event = to_json(entry.event or "message")
+        id_ = ids.of(entry.number).encode()
+        channel = entry.channel.encode()
+        entry.ndjson = b'{"id":"%s","channel":"%s","event":%s,"data":%s}\n' % (id_, channel, event, data)
+    return entry.ndjson
+
+
+def _text(entry: Published, ids: Ids) -> bytes:
+    return entry.data + b"\n"
+
+
+_ENCODE: dict[str, Callable[[Published, Ids], bytes]] = {"sse": _sse, "ndjson": _ndjson, "text": _text}
+
