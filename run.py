@@ -12,9 +12,10 @@ def main() -> int:
     # reloads us right after our start does not kill us. The server's own handlers follow.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from server.flags import read_settings
     from server.lifecycle import serve
     from server.log import start_log
-    from server.settings import SettingsError, read_settings
+    from server.settings import SettingsError
 
     try:
         settings = read_settings(sys.argv[1:])

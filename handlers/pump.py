@@ -22,7 +22,8 @@ loop next turns, so a chunk is never held back for one that is still to be made.
 sent as fast as one that makes blocks, and a slow source's line leaves at once.
 
 A body that many follow (`media.source.Feed`) has no chunks here. The pump sends its opening with the headers,
-hands the stream to the fan-out (`handlers/fanout.py`) and waits: how it ends, and what is said then, is as above.
+hands the stream to the fan-out (`handlers/fanout.py`) and waits: how it ends, and what is said then, is as
+above.
 
 Tornado never resolves the first of two pending write futures of a connection, so no write begins before the
 one before it has ended: while something is gathered nothing is in flight, and a heartbeat waits for both.
@@ -288,9 +289,7 @@ class Pump:
         stream = self._connection.stream
         if self._ended() or stream.closed():
             return
-        subscriber = Subscriber(
-            stream, following, chunked=chunked, heartbeat=heartbeat, end=self.end
-        )
+        subscriber = Subscriber(stream, following, chunked=chunked, heartbeat=heartbeat, end=self.end)
         try:
             with fanout.following(following.feed, subscriber, self._limits.heartbeat_seconds):
                 await subscriber.done

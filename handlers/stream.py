@@ -31,7 +31,7 @@ class StreamsResource(StreamResource):
 
 
 class NamedStreamResource(StreamResource):
-    """GET /stream/NAME, and other paths that are one stream's. /stream/A,B is several channels on one connection.
+    """GET /stream/NAME, and other paths that are one stream's; /stream/A,B: several channels as one.
 
     Query: format=text|sse|ndjson|json|csv, last_event_id, heartbeat=0 (text), and the stream's own.
     200, 400, 404, 500 and 502 (before the first byte).

@@ -1,18 +1,18 @@
 """Events that are published to many: their ids, a bounded history, and where in it a subscriber stands.
 
-Theory of operation. A channel is a log. Its entries have numbers that rise, and one sequence of numbers serves
-all channels of a process: so one number says where a subscriber of several channels stands, too. An id is the
-number behind the *epoch*, which tells one run of the process from another: a number of yesterday's is never
-mistaken for one of today's.
+Theory of operation. A channel is a log. Its entries have numbers that rise, and one sequence of numbers
+serves all channels of a process: so one number says where a subscriber of several channels stands, too. An id
+is the number behind the *epoch*, which tells one run of the process from another: a number of yesterday's is
+never mistaken for one of today's.
 
-A subscriber is a *cursor*: the number of the last entry it was sent, for each channel that it follows. What it is
-to be sent next lies in the log, for all of them once; so history and live events are one thing, and meet without
-loss or doubling. Nothing is queued for anybody.
+A subscriber is a *cursor*: the number of the last entry it was sent, for each channel that it follows. What
+it is to be sent next lies in the log, for all of them once; so history and live events are one thing, and
+meet without loss or doubling. Nothing is queued for anybody.
 
-Two windows decide what is kept. The *history* is what a client may resume from. The *lag* is what those who are
-connected may be behind by, so that a channel without history loses nobody who was busy for a moment. An entry
-that has left both is gone: a subscriber who had not been sent it fell behind, and a client that comes back for it
-is told of the gap.
+Two windows decide what is kept. The *history* is what a client may resume from. The *lag* is what those who
+are connected may be behind by, so that a channel without history loses nobody who was busy for a moment. An
+entry that has left both is gone: a subscriber who had not been sent it fell behind, and a client that comes
+back for it is told of the gap.
 """
 
 import re
@@ -30,7 +30,7 @@ EVENT_NAME_BYTES = 256
 """The longest name of an event."""
 
 ENTRY_BYTES = 400
-"""What an event counts for in a history besides its data, about what it costs: a million empty ones are not nothing."""
+"""What an event counts for in a history besides its data: about what it costs."""
 
 _ID = re.compile(r"([0-9a-f]{1,16})-([0-9]{1,15})")
 _COMPACT_ENTRIES = 1024  # so many that are gone before the list is cut: moving the rest costs 1 µs a thousand
@@ -109,7 +109,7 @@ class Ids:
 class _Window:
     """The newest entries of a log, within bounds. `first` counts all entries that there ever were."""
 
-    __slots__ = ("forgotten", "first", "size")
+    __slots__ = ("first", "forgotten", "size")
 
     def __init__(self) -> None:
         self.first, self.size = 0, 0
@@ -134,7 +134,7 @@ class Channel:
         self,
         name: str = "",
         ids: Ids | None = None,
-        history: History = History(),  # noqa: B008, it is frozen
+        history: History = History(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name

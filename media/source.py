@@ -131,7 +131,7 @@ class Facts:
 
 
 Cursor = tuple[int, ...]
-"""A place in a feed: what is behind it has not been sent yet. Followers that have the same are at one place."""
+"""A place in a feed: what is behind it has not been sent yet. Equal ones are the same place."""
 
 
 class Feed(Protocol):
@@ -181,7 +181,7 @@ class Following:
     own: Callable[[bytes], bytes] | None = None
 
     async def chunks(self) -> "ByteChunks":
-        """All of it, for whoever cannot be sent what the others are: each run is fetched when it is asked for."""
+        """All of it, for whoever cannot be sent what the others are: each run when it is asked for."""
         if self.opening:
             yield self.opening
         cursor = self.cursor

@@ -1,7 +1,7 @@
 """Who follows a channel: the way from a request to a cursor, and events as bytes of each format.
 
-`sse` and `ndjson` give every event its id, so that a client can resume; `text` is the data alone, for people and
-pipes; `json` is a long poll: one array of what came behind an id.
+`sse` and `ndjson` give every event its id, so that a client can resume; `text` is the data alone, for people
+and pipes; `json` is a long poll: one array of what came behind an id.
 
 What a client missed is said: an event named `gap` stands where events are no longer known. Its data are
 `last_event_id`, from the client, and `first_id`, the id of the first event that is still known, or null.
@@ -21,7 +21,7 @@ from media.decoding import utf8
 from media.generated import Stream, StreamRequest, heartbeat
 from media.parameters import number
 from media.records import FORMATS, Format, sse_event, sse_retry, to_json
-from media.source import Body, ByteChunks, Cursor, Facts, Following, Source, SourceNotFound
+from media.source import Body, ByteChunks, Cursor, Facts, Following, Source
 
 RETRY_MILLISECONDS = (1000, 5000)
 """An EventSource comes back after a random time between these, so that not all come at once."""
@@ -73,7 +73,7 @@ class Channels:
         return self._channels.get(name)
 
     def facts(self, name: str) -> dict[str, object]:
-        """What there is to be said of one: events since the start, events in its history, and who follows it."""
+        """What there is to be said of one: its events since the start, its history, and who follows it."""
         channel = self._channels[name]
         subscribers = sum(feed.subscribers for (names, _), feed in self._feeds.items() if name in names)
         return {
@@ -215,7 +215,7 @@ class _Events:
         return self._ids.of(min(cursor))
 
     def position(self, last_event_id: str | None) -> _Position:
-        """Where who saw `last_event_id` last goes on; with None, or an id that was never given, at the newest."""
+        """Where who saw `last_event_id` last goes on; with None, or one never given, at the newest."""
         if last_event_id == EARLIEST:
             cursor = tuple(channel.forgotten for channel in self._channels)
             return _Position(cursor, self.id_at(cursor))
@@ -305,4 +305,3 @@ def _text(entry: Published, ids: Ids) -> bytes:
 
 
 _ENCODE: dict[str, Callable[[Published, Ids], bytes]] = {"sse": _sse, "ndjson": _ndjson, "text": _text}
-

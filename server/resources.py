@@ -5,18 +5,21 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
+from handlers.fanout import Fanout
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams
 from handlers.serve import Delivery, NginxFiles
+from handlers.writers import Writers
 from media.catalogue import Catalogue, default_database
 from media.database import CatalogueError
 from media.decoding import EncodingCache
 from media.generated import Stream
 from media.library import LibraryError, ScanResult, scan
 from media.streams import STREAMS
-from media.subscriptions import ChannelRow, Channels
+from media.subscriptions import ChannelRow, Channels, channel
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger("millrace")
@@ -69,6 +72,8 @@ class Resources:
     delivery: Delivery
     streams: Mapping[str, Stream]
     channels: Channels
+    writers: Writers = field(default_factory=Writers)
+    max_event: int = 64 * 1024
     encodings: EncodingCache = field(default_factory=EncodingCache)
     accepting: bool = False
 
@@ -107,9 +112,42 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
         scanner = Scanner(settings.media, catalogue, progress=progress)
         stack.push_async_callback(scanner.stop)
         rate = RateLimit(settings.rate_limit)
-        delivery = Delivery(limits, OpenStreams(), rate, compression=settings.compression, nginx=nginx)
-        streams, channels = tables(STREAMS)
-        yield Resources(settings.media, catalogue, scanner, delivery, streams, channels)
+        delivery = Delivery(
+            limits,
+            OpenStreams(),
+            rate,
+            fanout=Fanout(settings.tick / 1000),
+            compression=settings.compression,
+            nginx=nginx,
+        )
+        names = settings.channels.split(",") if settings.channels else []
+        if taken := [name for name in names if name in STREAMS]:
+            raise SettingsError(f'--channels must be names that no stream has, not "{taken[0]}"')
+        declared = {name: channel(title="A channel") for name in names}
+        streams, channels = tables({**STREAMS, **declared})
+        yield Resources(
+            settings.media,
+            catalogue,
+            scanner,
+            delivery,
+            streams,
+            channels,
+            writers=_writers(settings),
+            max_event=settings.max_event,
+        )
+
+
+def _writers(settings: Settings) -> Writers:
+    try:
+        loopback = ip_address(settings.address).is_loopback
+    except ValueError:
+        loopback = settings.address == "localhost"
+    return Writers(
+        token=settings.publish_token or settings.publish_token_file,
+        password=settings.source_password,
+        loopback=loopback,
+        origins=frozenset(filter(None, settings.cors_origin.split(","))),
+    )
 
 
 def tables(rows: Mapping[str, Stream | ChannelRow]) -> tuple[dict[str, Stream], Channels]:

@@ -4,30 +4,23 @@ A flag wins over its environment variable, and that over the default.
 Nothing else in the program parses flags or reads `MILLRACE_*`.
 The first line of a field's docstring is its line in `--help` and its meaning in the docs.
 
-pydantic-settings reads the environment and checks the values. The flags are argparse's: an operator
-is told in one sentence what would be right, and pydantic-settings would tell the name of a type.
+pydantic-settings reads the environment and checks the values; `flags` has the command line.
 """
 
-import argparse
-import configparser
-import importlib.metadata
 import ipaddress
 import os
 import re
-from collections.abc import Collection, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from importlib.util import find_spec
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from media.subscriptions import NAME as CHANNEL_NAME
 from server import tls
 from server.forwarded import trusted
 
@@ -40,11 +33,14 @@ MOST_PROCESSES = 1024
 MOST_BYTES = 10**12
 """The most bytes, or bytes a second, that can be set."""
 
+MOST_EVENT_BYTES = 16 * 1024 * 1024
+"""The largest event that can be allowed: it is held once, and once more for each format."""
+
 MOST_STREAMS = 1_000_000
 """The most streams that can be set."""
 
-_ROOT = Path(__file__).resolve().parent.parent
-_PREFIX = "MILLRACE_"
+ROOT = Path(__file__).resolve().parent.parent
+PREFIX = "MILLRACE_"
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",
@@ -52,6 +48,8 @@ _DRIVERS = {
 }
 _PLAIN: dict[object, str] = {int: r"[0-9]+", float: r"[0-9]+(\.[0-9]+)?"}
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
+_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _LOCATION = re.compile(r"/(?:(?!\.\.?/)[A-Za-z0-9._~-]+/)+")
 
 
@@ -85,7 +83,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        frozen=True, env_prefix=_PREFIX, env_ignore_empty=True, use_attribute_docstrings=True
+        frozen=True, env_prefix=PREFIX, env_ignore_empty=True, use_attribute_docstrings=True
     )
 
     port: int = _setting(8888, "Network", "NUMBER", "a whole number from 0 to 65535", ge=0, le=65535)
@@ -123,7 +121,7 @@ class Settings(BaseSettings):
     )
     """Proxies whose X-Forwarded-For is believed."""
 
-    media: Path = _setting(_ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
+    media: Path = _setting(ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
     """Folder with texts and tracks to serve.
 
     It exists and can be read; absolute, links resolved. `~` is understood.
@@ -202,6 +200,78 @@ class Settings(BaseSettings):
 
     0 is no zstd either; it has a level of its own.
     """
+
+    channels: str = _setting(
+        "", "Channels", "NAMES", "names of letters, digits, '.', '-' and '_', with commas between", "none"
+    )
+    """Channels to publish to, jobs,prices say.
+
+    Beside those in the table of streams; none of them has the name of a stream.
+    """
+
+    tick: float = _setting(
+        5, "Channels", "MILLISECONDS", "a number of milliseconds from 0 to 1000", ge=0, le=1000
+    )
+    """Events within it are sent together; 0: each alone."""
+
+    max_event: int = _setting(
+        64 * 1024,
+        "Channels",
+        "BYTES",
+        f"a whole number from 1 to {MOST_EVENT_BYTES}",
+        ge=1,
+        le=MOST_EVENT_BYTES,
+    )
+    """Most bytes of one event."""
+
+    publish_token: str = _setting(
+        "",
+        "Channels",
+        "TOKEN",
+        "letters, digits and -._~+/ with '=' at the end",
+        "this machine only",
+        repr=False,
+    )
+    """Bearer token for publishing.
+
+    None: publishing is open where the server listens on loopback, to programs on the same machine.
+    """
+
+    publish_token_file: str = _setting(
+        "", "Channels", "FILE", "a file that holds the token, without --publish-token", "none", repr=False
+    )
+    """File that the token is read from.
+
+    Checked, it is the token itself.
+    """
+
+    cors_origin: str = _setting(
+        "", "Channels", "ORIGINS", "* or origins such as https://example.org, with commas between", "none"
+    )
+    """Sites whose pages may read and publish; *: all."""
+
+    source_password: str = _setting(
+        "", "Live audio", "PASSWORD", "printable characters", "loopback", repr=False
+    )
+    """Password of live sources (user: source).
+
+    None: as with `publish_token`.
+    """
+
+    source_timeout: float = _setting(
+        10, "Live audio", "SECONDS", f"a number of seconds from 0 to {MOST_SECONDS}", ge=0, le=MOST_SECONDS
+    )
+    """Silence of a source before it is let go; 0: any."""
+
+    source_grace: float = _setting(
+        10, "Live audio", "SECONDS", f"a number of seconds from 0 to {MOST_SECONDS}", ge=0, le=MOST_SECONDS
+    )
+    """Time listeners wait for a source that left."""
+
+    burst_seconds: float = _setting(
+        5, "Live audio", "SECONDS", "a number of seconds from 0 to 60", ge=0, le=60
+    )
+    """Sound that a listener gets at once."""
 
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "Log", "LEVEL", "debug, info, warning or error"
@@ -301,6 +371,49 @@ class Settings(BaseSettings):
             raise ValueError("a folder that exists") from None
         return folder
 
+    @field_validator("channels")
+    @classmethod
+    def _are_names(cls, value: str) -> str:
+        if value and not all(CHANNEL_NAME.fullmatch(name) for name in value.split(",")):
+            raise ValueError
+        return value
+
+    @field_validator("publish_token")
+    @classmethod
+    def _is_token(cls, value: str) -> str:
+        if value and not _TOKEN.fullmatch(value):
+            raise ValueError
+        return value
+
+    @field_validator("publish_token_file")
+    @classmethod
+    def _is_file_of_token(cls, value: str, others: ValidationInfo) -> str:
+        if not value:
+            return value
+        if others.data.get("publish_token"):
+            raise ValueError
+        try:
+            token = Path(value).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, ValueError, RuntimeError):
+            raise ValueError("a file that exists and can be read") from None
+        if not _TOKEN.fullmatch(token):
+            raise ValueError
+        return token
+
+    @field_validator("cors_origin")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        if value and value != "*" and not all(map(_ORIGIN.fullmatch, value.split(","))):
+            raise ValueError
+        return value
+
+    @field_validator("source_password")
+    @classmethod
+    def _is_printable(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError
+        return value
+
     @field_validator("processes")
     @classmethod
     def _can_be_forked(cls, value: int) -> int:
@@ -319,116 +432,11 @@ class Settings(BaseSettings):
         except (ArgumentError, ValueError, KeyError):  # ValueError: the port is no number
             raise ValueError from None
         if url.drivername != driver:
-            raise ValueError(_quoted(driver + value.removeprefix(url.drivername)))
+            raise ValueError(quoted(driver + value.removeprefix(url.drivername)))
         return value
 
 
-class Row(NamedTuple):
-    """One setting as `--help`, the docs and the errors show it; `right` stands behind "must be"."""
-
-    name: str
-    flag: str
-    variable: str
-    meaning: str
-    group: str
-    value: str
-    right: str
-    default: str
-
-
-def rows() -> list[Row]:
-    """Every setting, in the order of the fields."""
-    shown = []
-    for name, field in Settings.model_fields.items():
-        meaning = str(field.description).partition("\n")[0].removesuffix(".")
-        words = cast(dict[str, str], field.json_schema_extra)
-        shown.append(Row(name, "--" + name.replace("_", "-"), _PREFIX + name.upper(), meaning, **words))
-    return shown
-
-
-def version() -> str:
-    """The version that is installed; in a checkout that is not installed, the one in its setup.cfg."""
-    try:
-        return importlib.metadata.version("millrace")
-    except importlib.metadata.PackageNotFoundError:
-        configuration = configparser.ConfigParser()
-        configuration.read(_ROOT / "setup.cfg", encoding="utf-8")
-        return configuration["metadata"]["version"]
-
-
-def read_settings(arguments: Sequence[str]) -> Settings:
-    """The settings from flags (without the program's name), the environment and the defaults.
-
-    `--help` and `--version` print to stdout and leave with SystemExit(0), whatever else is wrong.
-
-    Raises:
-        SettingsError: a flag or a `MILLRACE_*` variable is unknown, or a value is wrong.
-    """
-    flags = _flags(arguments)
-    known = [row.variable for row in rows()]
-    # A misspelt variable would be ignored without a word. As in pydantic-settings, its case is no matter.
-    for name in sorted(os.environ):
-        if name.upper().startswith(_PREFIX) and name.upper() not in known:
-            raise SettingsError(f"{name} is not a setting; {_hint(name.upper(), known)}")
-    try:
-        return Settings(**flags)
-    except ValidationError as error:
-        # Not `from error`: its text holds the values as they are, passwords too.
-        raise SettingsError(_sentence(error.errors()[0], flags)) from None
-
-
-def _flags(arguments: Sequence[str]) -> dict[str, Any]:
-    """The flags that were given, by field name, as text."""
-    try:
-        found, others = _parser().parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        right = {row.flag: row.right for row in rows()}.get(str(error.argument_name))
-        wants = f"needs a value: {right}" if right else "takes no value"
-        raise SettingsError(f"{error.argument_name} {wants}") from None
-    if others:
-        name = others[0].partition("=")[0]
-        raise SettingsError(f"{_quoted(name)} is not a flag; {_hint(name, [row.flag for row in rows()])}")
-    return vars(found)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        usage="%(prog)s [--flag value] ...",
-        description="Serve text, audio and live data over HTTP.",
-        epilog="In brackets: the default. Each flag is also an environment variable, MILLRACE_ and its name: "
-        "--log-level is MILLRACE_LOG_LEVEL. The flag wins. docs/operations.md says more.",
-        add_help=False,
-        allow_abbrev=False,  # an abbreviation breaks on the day a flag is added that begins alike
-        exit_on_error=False,
-    )
-    for heading, members in groupby(rows(), key=lambda row: row.group):
-        group = parser.add_argument_group(heading)
-        for row in members:
-            line = f"{row.meaning} [{row.default}]"
-            group.add_argument(row.flag, metavar=row.value, help=line, default=argparse.SUPPRESS)
-    group = parser.add_argument_group("Help")
-    group.add_argument("-h", "--help", action="help", help="Show this and exit")
-    shown = f"millrace {version()}"
-    group.add_argument("--version", action="version", version=shown, help="Show the version and exit")
-    return parser
-
-
-def _hint(name: str, known: Collection[str]) -> str:
-    nearest = get_close_matches(name, known, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else "--help lists what there is"
-
-
-def _sentence(error: ErrorDetails, flags: Collection[str]) -> str:
-    """The setting as the operator named it, what it must be, and what it is."""
-    row = next(row for row in rows() if row.name == error["loc"][0])
-    given = {name.upper() for name, value in os.environ.items() if value}
-    name = row.variable if row.name not in flags and row.variable in given else row.flag
-    right = str(error.get("ctx", {}).get("error", "")) or row.right
-    found = "" if error["input"] is None else f", not {_quoted(str(error['input']))}"
-    return f"{name} must be {right}{found}"
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A value back to the operator, without the password of a URL, and cut so that it stays readable."""
     shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
     return f'"{shown if len(shown) <= 80 else shown[:79] + "…"}"'

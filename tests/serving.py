@@ -19,6 +19,7 @@ from handlers.fanout import TICK_SECONDS, Fanout
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams
 from handlers.serve import Delivery, NginxFiles, StreamResource, serve
+from handlers.writers import Writers
 from media.catalogue import Catalogue
 from media.source import Body, Chunks, Facts, Source
 from media.streams import STREAMS
@@ -279,6 +280,7 @@ async def serving(
     rate_limit: int = 0,
     channels: Mapping[str, ChannelRow] | None = None,
     tick_seconds: float = TICK_SECONDS,
+    writers: Writers = Writers(loopback=True),  # noqa: B008, frozen
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
 
@@ -302,7 +304,9 @@ async def serving(
             fanout=Fanout(tick_seconds),
         )
         scanner = Scanner(root, catalogue, progress=False)
-        resources = Resources(root, catalogue, scanner, delivery, *tables({**STREAMS, **(channels or {})}))
+        resources = Resources(
+            root, catalogue, scanner, delivery, *tables({**STREAMS, **(channels or {})}), writers=writers
+        )
         if scan:
             await resources.scanner.start()
         app: Application = make_app(resources)

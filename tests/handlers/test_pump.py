@@ -976,7 +976,7 @@ async def test_a_source_that_begins_the_drain_itself(tmp_path: Path, access_log:
 
 def test_outcomes_have_the_names_of_the_contract() -> None:
     """As the log and the metrics show them."""
-    assert list(Outcome) == ["complete", "disconnected", "stalled", "drained", "failed"]
+    assert list(Outcome) == ["complete", "disconnected", "stalled", "behind", "drained", "failed"]
 
 
 # --- fairness ---

@@ -11,7 +11,8 @@ import pytest
 
 import run
 from server import lifecycle
-from server.settings import Settings, SettingsError, read_settings
+from server.flags import read_settings
+from server.settings import Settings, SettingsError
 
 
 @pytest.fixture(autouse=True)

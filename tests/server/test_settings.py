@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings, SettingsError, read_settings, rows, version
+from server.flags import read_settings, rows, version
+from server.settings import Settings, SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORT = "a whole number from 0 to 65535"
@@ -73,6 +74,16 @@ def test_defaults() -> None:
         "loop": "asyncio",
         "processes": 1,
         "compression": 4,
+        "channels": "",
+        "tick": 5.0,
+        "max_event": 64 * 1024,
+        "publish_token": "",
+        "publish_token_file": "",
+        "cors_origin": "",
+        "source_password": "",
+        "source_timeout": 10.0,
+        "source_grace": 10.0,
+        "burst_seconds": 5.0,
         "log_level": "info",
     }
 
@@ -87,8 +98,11 @@ def test_every_flag_is_read(library: Path) -> None:
     flags += (
         " --max-streams 0 --max-streams-per-client=7 --trusted-proxies ::1,10.0.0.0/8 --rate-limit 1000000"
     )
+    flags += " --channels a,b.c-d_1 --tick 0 --max-event=1000 --publish-token t0ken== --source-timeout 0"
+    flags += " --cors-origin https://a.example,http://b:8000 --source-grace 1.5 --burst-seconds 0"
+    password = "--source-password=hack me"
     others = "--sendfile=off --loop=uvloop --processes=3 --log-level=error"
-    settings = read_settings([*flags.split(), "--media", str(library), *others.split()])
+    settings = read_settings([*flags.split(), "--media", str(library), password, *others.split()])
     assert settings.model_dump() == {
         "port": 0,
         "address": "::1",
@@ -113,6 +127,16 @@ def test_every_flag_is_read(library: Path) -> None:
         "loop": "uvloop",
         "processes": 3,
         "compression": 0,
+        "channels": "a,b.c-d_1",
+        "tick": 0.0,
+        "max_event": 1000,
+        "publish_token": "t0ken==",
+        "publish_token_file": "",
+        "cors_origin": "https://a.example,http://b:8000",
+        "source_password": "hack me",
+        "source_timeout": 0.0,
+        "source_grace": 1.5,
+        "burst_seconds": 0.0,
         "log_level": "error",
     }
 

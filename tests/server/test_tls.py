@@ -14,8 +14,9 @@ import pytest
 from tornado.httpserver import HTTPServer
 
 from server import tls
+from server.flags import read_settings
 from server.lifecycle import run
-from server.settings import Settings, SettingsError, read_settings
+from server.settings import Settings, SettingsError
 from server.signals import Signals
 from tests.certificates import Pair, make_pair
 from tests.server.test_settings import forbidden
