@@ -15,6 +15,7 @@ from handlers.limits import Limits
 from handlers.stream import NamedStreamResource, StreamsResource
 from media.generated import Stream, StreamRequest, generated, generated_bytes
 from media.records import FORMATS, Event, Format, Item
+from media.subscriptions import Channels
 from tests.conftest import AccessLog, ExpectLog
 from tests.serving import Response, Route, eventually, request, serving
 
@@ -23,10 +24,8 @@ RECORDS = [{"id": 1, "name": "하나"}, {"id": 2, "name": 'two, "2"'}]
 
 def routes_of(**streams: Stream) -> list[Route]:
     """Routes of a user's streams, and of their list, under /own."""
-    return [
-        ("/own", StreamsResource, {"delivery": None, "streams": streams}),
-        ("/own/(?P<name>.+)", NamedStreamResource, {"delivery": None, "streams": streams}),
-    ]
+    arguments: dict[str, object] = {"delivery": None, "streams": streams, "channels": Channels({})}
+    return [("/own", StreamsResource, arguments), ("/own/(?P<name>.+)", NamedStreamResource, arguments)]
 
 
 async def two_records(request: StreamRequest) -> AsyncGenerator[Item, None]:
@@ -56,10 +55,11 @@ async def test_the_list_of_streams(tmp_path: Path) -> None:
     async with serving(tmp_path, scan=False) as server:
         response = await server.get("/streams")
         listed = {stream["name"]: stream for stream in json.loads(response.body)["streams"]}
-        assert set(listed) == {"lines", "hello", "clock", "large.csv", "large.html"}
+        assert set(listed) == {"lines", "hello", "clock", "events", "large.csv", "large.html"}
         for name, stream in listed.items():
-            assert set(stream) == {"name", "title", "media_types", "live", "url"}
-            assert stream["live"] == (name in ("lines", "clock"))
+            own = {"channel"} if name == "events" else set()
+            assert set(stream) == {"name", "title", "media_types", "live", "url"} | own
+            assert stream["live"] == (name in ("lines", "clock", "events"))
             for media_type in stream["media_types"]:
                 head = await server.get(stream["url"], "HEAD", accept=media_type.partition(";")[0])
                 assert (head.status, head.headers["Content-Type"]) == (200, media_type)

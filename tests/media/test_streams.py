@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from media import streams
-from media.generated import StreamRequest
+from media.generated import Stream, StreamRequest
 from media.records import FORMATS
 from media.source import BadParameter, Chunks, SourceBroken
 from media.streams import AGAIN, STREAMS
+from media.subscriptions import ChannelRow
 from tests.media.test_records import Seen, events_of
 
 LYRIC = ["바람이 불어오는 곳", "", "where the wind comes from 🎵"]
@@ -306,7 +307,11 @@ async def test_a_page_of_rows_is_one_piece_each() -> None:
 
 def test_what_is_shipped() -> None:
     """Names, default media types, and which are endless."""
-    assert {name: (stream.media_types[0], stream.live) for name, stream in STREAMS.items()} == {
+    streams = {name: row for name, row in STREAMS.items() if isinstance(row, Stream)}
+    assert {name: row for name, row in STREAMS.items() if name not in streams} == {
+        "events": ChannelRow("What is published here")
+    }
+    assert {name: (stream.media_types[0], stream.live) for name, stream in streams.items()} == {
         "lines": ("text/plain; charset=utf-8", True),
         "hello": ("text/plain; charset=utf-8", False),
         "clock": ("application/x-ndjson", True),
