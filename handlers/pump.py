@@ -37,7 +37,6 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, TypeVar
 
 from tornado.iostream import StreamClosedError
-from tornado.web import RequestHandler
 
 from handlers.coding import Coder, in_pieces
 from handlers.encrypted import FAREWELL, EncryptedSocket
@@ -45,6 +44,7 @@ from handlers.fanout import Fanout, Subscriber
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams, Outcome, ended_by_closing
 from handlers.outgoing import RegionBroken
+from handlers.resource import Resource
 from media.files import loaded
 from media.source import Body, Chunk, Chunks, FileRegion, Following, Source, SourceBroken, SourceError
 
@@ -82,7 +82,7 @@ class Pump:
 
     def __init__(
         self,
-        response: RequestHandler,
+        response: Resource,
         limits: Limits,
         open_streams: OpenStreams,
         rate: RateLimit,
@@ -285,7 +285,7 @@ class Pump:
 
     async def _follow(self, following: Following, fanout: Fanout, heartbeat: bytes) -> None:
         self._write(following.opening)
-        chunked = self._response.request.version != "HTTP/1.0"  # which have no length
+        chunked = self._response.request.version != "HTTP/1.0" and not self._response.unframed
         stream = self._connection.stream
         if self._ended() or stream.closed():
             return
@@ -376,6 +376,11 @@ class Pump:
     def _write_bytes(self, chunk: bytes | memoryview) -> None:
         if not self._headers_sent:
             memoryview(chunk)  # text for bytes raises here, while it can still be a status
+            if self._response.unframed:
+                self._headers_sent = True
+                self._in_flight = self._response.begin_unframed(chunk)
+                self._count(len(chunk))
+                return
             if len(chunk) <= _SMALL_BYTES:
                 self._response.write(bytes(chunk))
                 self._count(len(chunk))

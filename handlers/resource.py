@@ -1,10 +1,12 @@
 """What every response has: methods, an id, parameters, and errors as problem documents (RFC 9457)."""
 
+import asyncio
 import html
 import logging
 import random
 import re
 from collections.abc import Awaitable, Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
@@ -80,6 +82,10 @@ class Resource(RequestHandler):
     outcome = Outcome.COMPLETE
     body_bytes = 0
     first_byte_seconds: float | None = None
+    ended = False
+    """The outcome is known, whatever becomes of the connection."""
+    unframed = False
+    """The body has neither chunks nor a length, and ends with its connection, in HTTP/1.1 too."""
 
     def clear(self) -> None:
         self.set_headers: dict[str, str] = {}
@@ -150,9 +156,23 @@ class Resource(RequestHandler):
         if isinstance(chunk, bytes) and self.request.method != "HEAD":
             self.body_bytes = len(chunk)
         connection: Any = self.request.connection  # Tornado's abstract HTTPConnection has no stream
-        if self.outcome is Outcome.COMPLETE and connection.stream.closed():
+        if self.outcome is Outcome.COMPLETE and connection.stream.closed() and not self.ended:
             self.outcome = ended_by_closing(connection.stream)
         return super().finish(chunk)
+
+    def begin_unframed(self, chunk: bytes | memoryview) -> "asyncio.Future[None]":
+        """Send the headers of an unframed body with its first chunk. Tornado would cut it into chunks.
+
+        The connection has to be closed before `finish`, which would send headers.
+        """
+        status = self.get_status()
+        date = formatdate(usegmt=True)
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Date: {date}", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in self.set_headers.items()]
+        head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1", "replace")
+        connection: Any = self.request.connection
+        written: asyncio.Future[None] = connection.stream.write(head + chunk)
+        return written
 
     def compute_etag(self) -> None:
         """None: only `conditional` makes entity tags."""

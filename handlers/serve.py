@@ -80,7 +80,6 @@ class StreamResource(Resource):
         self.pump: Pump | None = None
         self.is_events = False
         self.close_delimited = False
-        self.ended = False
 
     async def send_json(self, value: object) -> None:
         """Answer with JSON that is made anew each time; bytes are JSON already."""
@@ -217,9 +216,10 @@ async def _send(
     response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan, coder: Coder | None
 ) -> None:
     if response.request.version == "HTTP/1.0" and "Content-Length" not in plan.headers:
-        response.close_delimited = True
+        response.close_delimited, response.unframed = True, False
         # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
         response.request.headers.pop("Connection", None)
+    response.close_delimited |= response.unframed
     response.is_events = body.facts.media_type == "text/event-stream"
     if body.following is not None and not response.delivery.rate.bytes_per_second:
         outcome = await pump.follow(body.following, response.delivery.fanout, body.facts.heartbeat)
@@ -283,6 +283,8 @@ def _end(response: StreamResource, pump: Pump, *, whole: bool) -> None:
         # Without a length and without chunks an end looks like success: there a reset says what happened.
         if response.close_delimited:
             reset(stream)
+        stream.close()
+    elif response.unframed:
         stream.close()
     response.finish()
     if response.close_delimited:

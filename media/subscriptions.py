@@ -63,7 +63,7 @@ class Channels:
         self.ids = Ids()
         self._rows = dict(rows)
         self._channels = {name: Channel(name, self.ids, row.history) for name, row in rows.items()}
-        self._feeds: dict[tuple[tuple[str, ...], str], _Events] = {}
+        self._feeds: dict[tuple[tuple[str, ...], str], Events] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -98,20 +98,9 @@ class Channels:
             assert form is not None
             if form.name == "json":
                 return self._poll(names, request)
-            return self._subscription(names, request, form)
+            return subscription(self._feed(names, form.name), request, form)
 
         return Stream(title, open_, formats=_FORMATS, live=True)
-
-    @asynccontextmanager
-    async def _subscription(
-        self, names: tuple[str, ...], request: StreamRequest, form: Format
-    ) -> AsyncGenerator[Body, None]:
-        feed = self._feed(names, form.name)
-        position = feed.position(request.last_event_id)
-        following = Following(feed, position.cursor, _opening(form, position))
-        facts = Facts(form.media_type, live=True, heartbeat=heartbeat(form, request))
-        with feed.subscribed():
-            yield Body(facts, chunks=following.chunks, following=following)
 
     @asynccontextmanager
     async def _poll(self, names: tuple[str, ...], request: StreamRequest) -> AsyncGenerator[Body, None]:
@@ -123,18 +112,34 @@ class Channels:
         with feed.subscribed():
             yield Body(facts, chunks=poll.chunks, ending=poll.answer)
 
-    def _feed(self, names: tuple[str, ...], form: str) -> "_Events":
+    def _feed(self, names: tuple[str, ...], form: str) -> "Events":
         feed = self._feeds.get((names, form))
         if feed is None:
             for key in [key for key, feed in self._feeds.items() if not feed.subscribers]:
                 del self._feeds[key]  # of many combinations only those stay that somebody follows
             channels = tuple(self._channels[name] for name in names)
-            feed = self._feeds[names, form] = _Events(channels, _ENCODE[form])
+            feed = self._feeds[names, form] = Events(channels, form)
         return feed
 
 
+@asynccontextmanager
+async def subscription(
+    feed: "Events", request: StreamRequest, form: Format, otherwise: str | None = None
+) -> AsyncGenerator[Body, None]:
+    """What a subscriber is sent, behind what it saw last: a source.
+
+    Args:
+        otherwise: what stands for that where the client does not say.
+    """
+    position = feed.position(request.last_event_id or otherwise)
+    following = Following(feed, position.cursor, _opening(form, position))
+    facts = Facts(form.media_type, live=True, heartbeat=heartbeat(form, request))
+    with feed.subscribed():
+        yield Body(facts, chunks=following.chunks, following=following)
+
+
 @dataclass(frozen=True, slots=True)
-class _Position:
+class Position:
     """Where a client goes on: `gap` is what it is told if it missed something."""
 
     cursor: Cursor
@@ -142,14 +147,14 @@ class _Position:
     gap: bytes = b""
 
 
-class _Events:
-    """The events of one channel or of several as bytes: a Feed."""
+class Events:
+    """The events of one channel or of several as bytes of a format: a Feed."""
 
     ended = False  # a channel has no end
 
-    def __init__(self, channels: Sequence[Channel], encode: Callable[[Published, Ids], bytes]) -> None:
+    def __init__(self, channels: Sequence[Channel], form: str) -> None:
         self._channels = tuple(channels)
-        self._encode = encode
+        self._encode = _ENCODE[form]
         self._ids = channels[0].ids
         self.subscribers = 0
 
@@ -214,23 +219,23 @@ class _Events:
         """What a client at this place is to say that it saw last."""
         return self._ids.of(min(cursor))
 
-    def position(self, last_event_id: str | None) -> _Position:
+    def position(self, last_event_id: str | None) -> Position:
         """Where who saw `last_event_id` last goes on; with None, or one never given, at the newest."""
         if last_event_id == EARLIEST:
             cursor = tuple(channel.forgotten for channel in self._channels)
-            return _Position(cursor, self.id_at(cursor))
+            return Position(cursor, self.id_at(cursor))
         seen = None if last_event_id is None else self._ids.number(last_event_id)
         newest = self.newest
         if seen is None:
-            return _Position(newest, self.id_at(newest))
+            return Position(newest, self.id_at(newest))
         forgotten = [channel.forgotten for channel in self._channels]
         cursor = tuple(min(max(seen, floor), newest[0]) for floor in forgotten)
         if seen >= max(forgotten) and seen >= 0:
-            return _Position(cursor, self.id_at(cursor))
+            return Position(cursor, self.id_at(cursor))
         firsts = [channel.first for channel in self._channels]
         first = min((entry.number for entry in firsts if entry), default=None)
         first_id = None if first is None else self._ids.of(first)
-        return _Position(
+        return Position(
             cursor, self.id_at(cursor), to_json({"last_event_id": last_event_id, "first_id": first_id})
         )
 
@@ -238,7 +243,7 @@ class _Events:
 class _Poll:
     """One long poll: what came behind the position, at once or as soon as there is something."""
 
-    def __init__(self, feed: _Events, position: _Position, wait_seconds: float) -> None:
+    def __init__(self, feed: Events, position: Position, wait_seconds: float) -> None:
         self._feed = feed
         self._position = position
         self._wait_seconds = wait_seconds
@@ -266,7 +271,7 @@ class _Poll:
         return b'{"events": [' + listed + b'], "last_event_id": ' + to_json(id_) + b"}\n"
 
 
-def _opening(form: Format, position: _Position) -> bytes:
+def _opening(form: Format, position: Position) -> bytes:
     """What a subscriber is sent first: when to come back, and where it stands, or what it missed."""
     if form.name == "sse":
         retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
@@ -280,7 +285,7 @@ def _opening(form: Format, position: _Position) -> bytes:
     return b""
 
 
-def _gap_line(position: _Position) -> bytes:
+def _gap_line(position: Position) -> bytes:
     return b'{"id":' + to_json(position.id) + b',"event":"gap","data":' + position.gap + b"}\n"
 
 

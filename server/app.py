@@ -3,6 +3,7 @@
 from tornado.web import Application
 
 from handlers.audio import AudioResource
+from handlers.live import MetadataResource, MountResource, MountsResource
 from handlers.ops import HealthResource, ReadyResource
 from handlers.page import PageResource
 from handlers.resource import Missing
@@ -10,6 +11,9 @@ from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.text import TextList, TextResource
 from server.access_log import log_response
 from server.resources import Resources
+
+MOUNT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""What a mount may be called. What ends in `.json` is not one."""
 
 
 def make_app(resources: Resources) -> Application:
@@ -19,6 +23,8 @@ def make_app(resources: Resources) -> Application:
     text = {**delivery, "root": resources.root, "texts": texts, "encodings": resources.encodings}
     audio = {**delivery, "root": resources.root, "catalogue": resources.catalogue}
     stream = {**delivery, "streams": resources.streams, "channels": resources.channels}
+    sources = {"mounts": resources.mounts, "writers": resources.writers}
+    live = {**delivery, **sources, "source_seconds": resources.source_seconds}
     return Application(
         [
             (r"/", PageResource, delivery),
@@ -27,6 +33,9 @@ def make_app(resources: Resources) -> Application:
             (r"/text/(?P<name>.+)", TextResource, text),
             (r"/audio", AudioResource, audio),
             (r"/audio/(?P<id>[0-9]+)(?P<part>|\.json|/cover)", AudioResource, audio),
+            (r"/audio/live", MountsResource, {**delivery, "mounts": resources.mounts}),
+            (rf"/audio/live/(?P<name>{MOUNT}?)(?P<part>|\.json)", MountResource, live),
+            (r"/admin/metadata", MetadataResource, sources),
             (r"/streams", StreamsResource, stream),
             (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
             (r"/stream/(?P<name>.+)", NamedStreamResource, stream),

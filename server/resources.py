@@ -18,6 +18,7 @@ from media.database import CatalogueError
 from media.decoding import EncodingCache
 from media.generated import Stream
 from media.library import LibraryError, ScanResult, scan
+from media.live import Mounts
 from media.streams import STREAMS
 from media.subscriptions import ChannelRow, Channels, channel
 from server.settings import Settings, SettingsError
@@ -72,8 +73,10 @@ class Resources:
     delivery: Delivery
     streams: Mapping[str, Stream]
     channels: Channels
-    writers: Writers = field(default_factory=Writers)
+    writers: Writers
+    mounts: Mounts
     max_event: int = 64 * 1024
+    source_seconds: float = 10
     encodings: EncodingCache = field(default_factory=EncodingCache)
     accepting: bool = False
 
@@ -133,7 +136,11 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             streams,
             channels,
             writers=_writers(settings),
+            mounts=Mounts(
+                channels.ids, burst_seconds=settings.burst_seconds, grace_seconds=settings.source_grace
+            ),
             max_event=settings.max_event,
+            source_seconds=settings.source_timeout,
         )
 
 

@@ -21,6 +21,7 @@ from handlers.open_streams import OpenStreams
 from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from handlers.writers import Writers
 from media.catalogue import Catalogue
+from media.live import Mounts
 from media.source import Body, Chunks, Facts, Source
 from media.streams import STREAMS
 from media.subscriptions import ChannelRow
@@ -280,6 +281,7 @@ async def serving(
     rate_limit: int = 0,
     channels: Mapping[str, ChannelRow] | None = None,
     tick_seconds: float = TICK_SECONDS,
+    grace_seconds: float = 10,
     writers: Writers = Writers(loopback=True),  # noqa: B008, frozen
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
@@ -304,8 +306,10 @@ async def serving(
             fanout=Fanout(tick_seconds),
         )
         scanner = Scanner(root, catalogue, progress=False)
+        streams, live_channels = tables({**STREAMS, **(channels or {})})
+        mounts = Mounts(live_channels.ids, grace_seconds=grace_seconds)
         resources = Resources(
-            root, catalogue, scanner, delivery, *tables({**STREAMS, **(channels or {})}), writers=writers
+            root, catalogue, scanner, delivery, streams, live_channels, writers=writers, mounts=mounts
         )
         if scan:
             await resources.scanner.start()
