@@ -23,7 +23,8 @@ from media.source import (
     SourceNotFound,
 )
 
-ALLOW = "GET, HEAD, OPTIONS"
+READS = ("GET", "HEAD", "OPTIONS")
+ALLOW = ", ".join(READS)
 NOTHING_HERE = "There is nothing here by this name."
 FAILED = "The server failed; the log has the cause under this request's id."
 
@@ -74,7 +75,10 @@ class Resource(RequestHandler):
     `outcome`, `body_bytes` and `first_byte_seconds` are for the access log.
     """
 
-    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS")
+    SUPPORTED_METHODS: tuple[str, ...] = READS
+
+    allow = ALLOW
+    """The methods that it answers."""
 
     request_id = ""
     outcome = Outcome.COMPLETE
@@ -123,7 +127,7 @@ class Resource(RequestHandler):
     head = get
 
     async def options(self, **parts: str) -> None:
-        self.set_header("Allow", ALLOW)
+        self.set_header("Allow", self.allow)
         self.set_status(204)
 
     @property
@@ -166,8 +170,8 @@ class Resource(RequestHandler):
             for name, value in error.headers.items():
                 self.set_header(name, value)
         elif status_code == 405:
-            detail = f"This resource answers {ALLOW}."
-            self.set_header("Allow", ALLOW)
+            detail = f"This resource answers {self.allow}."
+            self.set_header("Allow", self.allow)
         elif status_code < 500:
             detail = f"{HTTPStatus(status_code).phrase}: the request could not be understood."
         self.set_header("Cache-Control", "no-store")
@@ -207,7 +211,7 @@ class Resource(RequestHandler):
 class Missing(Resource):
     """Every path that is no route: 404, whatever the method."""
 
-    SUPPORTED_METHODS = RequestHandler.SUPPORTED_METHODS  # type: ignore[assignment] # there are more of them
+    SUPPORTED_METHODS = RequestHandler.SUPPORTED_METHODS
 
     def prepare(self) -> None:
         raise Problem(404, NOTHING_HERE)

@@ -1,11 +1,16 @@
 """The route table."""
 
+from typing import Any
+
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import PathMatches, Rule
 from tornado.web import Application
 
 from handlers.audio import AudioResource
 from handlers.ops import HealthResource, ReadyResource
 from handlers.page import PageResource
-from handlers.resource import Missing
+from handlers.publish import PublishResource
+from handlers.resource import READS, Missing
 from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.text import TextList, TextResource
 from server.access_log import log_response
@@ -19,6 +24,13 @@ def make_app(resources: Resources) -> Application:
     text = {**delivery, "root": resources.root, "texts": texts, "encodings": resources.encodings}
     audio = {**delivery, "root": resources.root, "catalogue": resources.catalogue}
     stream = {**delivery, "streams": resources.streams, "channels": resources.channels}
+    publish = {
+        "streams": resources.streams,
+        "channels": resources.channels,
+        "writers": resources.writers,
+        "max_event": resources.max_event,
+        "limits": resources.delivery.limits,
+    }
     return Application(
         [
             (r"/", PageResource, delivery),
@@ -29,6 +41,7 @@ def make_app(resources: Resources) -> Application:
             (r"/audio/(?P<id>[0-9]+)(?P<part>|\.json|/cover)", AudioResource, audio),
             (r"/streams", StreamsResource, stream),
             (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
+            Rule(_NotRead(r"/stream/(?P<name>.+)"), PublishResource, publish),
             (r"/stream/(?P<name>.+)", NamedStreamResource, stream),
             (r"/large\.csv", NamedStreamResource, {**stream, "default": "large.csv"}),
             (r"/my-large-page\.html", NamedStreamResource, {**stream, "default": "large.html"}),
@@ -38,3 +51,10 @@ def make_app(resources: Resources) -> Application:
         default_handler_class=Missing,
         log_function=log_response,
     )
+
+
+class _NotRead(PathMatches):
+    """A path, for the methods that do not read: their handler takes the body as it comes, GET has none."""
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        return None if request.method in READS else super().match(request)
