@@ -29,6 +29,7 @@ class Limits:
         stall_seconds: a client that takes no byte of what is on its way for so long is let go.
         min_rate: bytes a second; so is one that sends or takes fewer, over the same time.
         header_seconds: a request's header has so long from its first byte to its last.
+        body_seconds: a request's body has so long; one of many events so long between two of its bytes.
         idle_seconds: a connection may wait so long for a request to begin.
         most_streams: so many responses are streamed at a time.
         most_streams_per_client: so many of one client (`client_of`).
@@ -38,6 +39,7 @@ class Limits:
     stall_seconds: float = 30
     min_rate: int = 240
     header_seconds: float = 20
+    body_seconds: float = 75
     idle_seconds: float = 75
     most_streams: int = 10_000
     most_streams_per_client: int = 1000

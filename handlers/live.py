@@ -76,7 +76,7 @@ class MountResource(StreamResource):
     200, 400, 401, 403 (it has a source), 404, 415 (not the format that was announced).
     """
 
-    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "SOURCE")  # type: ignore[assignment]
+    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "SOURCE")
 
     def initialize(  # type: ignore[override]
         self, delivery: Delivery, mounts: Mounts, writers: Writers, source_seconds: float

@@ -67,6 +67,9 @@ class Outgoing(IOStream):
         """Whether a `placeholder` may be asked for."""
         self.written_bytes = 0
         """What the kernel has taken."""
+        self.receive_seconds: float | None = None
+        """How long the body of this request may be silent; inf: for ever. None: it has to come at the least
+        rate. The watch goes by it, and sets it to None for each request."""
 
     def placeholder(self, region: FileRegion) -> memoryview:
         """What is written in place of `region`. The one before it has been sent, or the stream is closed.

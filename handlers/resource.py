@@ -25,7 +25,8 @@ from media.source import (
     SourceNotFound,
 )
 
-ALLOW = "GET, HEAD, OPTIONS"
+READS = ("GET", "HEAD", "OPTIONS")
+ALLOW = ", ".join(READS)
 NOTHING_HERE = "There is nothing here by this name."
 FAILED = "The server failed; the log has the cause under this request's id."
 
@@ -76,14 +77,15 @@ class Resource(RequestHandler):
     `outcome`, `body_bytes` and `first_byte_seconds` are for the access log.
     """
 
-    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS")
+    SUPPORTED_METHODS: tuple[str, ...] = READS
+
+    allow = ALLOW
+    """The methods that it answers."""
 
     request_id = ""
     outcome = Outcome.COMPLETE
     body_bytes = 0
     first_byte_seconds: float | None = None
-    ended = False
-    """The outcome is known, whatever becomes of the connection."""
     unframed = False
     """The body has neither chunks nor a length, and ends with its connection, in HTTP/1.1 too."""
 
@@ -129,7 +131,7 @@ class Resource(RequestHandler):
     head = get
 
     async def options(self, **parts: str) -> None:
-        self.set_header("Allow", ALLOW)
+        self.set_header("Allow", self.allow)
         self.set_status(204)
 
     @property
@@ -156,7 +158,7 @@ class Resource(RequestHandler):
         if isinstance(chunk, bytes) and self.request.method != "HEAD":
             self.body_bytes = len(chunk)
         connection: Any = self.request.connection  # Tornado's abstract HTTPConnection has no stream
-        if self.outcome is Outcome.COMPLETE and connection.stream.closed() and not self.ended:
+        if self.outcome is Outcome.COMPLETE and connection.stream.closed() and not self.unframed:
             self.outcome = ended_by_closing(connection.stream)
         return super().finish(chunk)
 
@@ -186,8 +188,8 @@ class Resource(RequestHandler):
             for name, value in error.headers.items():
                 self.set_header(name, value)
         elif status_code == 405:
-            detail = f"This resource answers {ALLOW}."
-            self.set_header("Allow", ALLOW)
+            detail = f"This resource answers {self.allow}."
+            self.set_header("Allow", self.allow)
         elif status_code < 500:
             detail = f"{HTTPStatus(status_code).phrase}: the request could not be understood."
         self.set_header("Cache-Control", "no-store")
@@ -227,7 +229,7 @@ class Resource(RequestHandler):
 class Missing(Resource):
     """Every path that is no route: 404, whatever the method."""
 
-    SUPPORTED_METHODS = RequestHandler.SUPPORTED_METHODS  # type: ignore[assignment] # there are more of them
+    SUPPORTED_METHODS = RequestHandler.SUPPORTED_METHODS
 
     def prepare(self) -> None:
         raise Problem(404, NOTHING_HERE)

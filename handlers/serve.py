@@ -80,6 +80,7 @@ class StreamResource(Resource):
         self.pump: Pump | None = None
         self.is_events = False
         self.close_delimited = False
+        self.ended = False
 
     async def send_json(self, value: object) -> None:
         """Answer with JSON that is made anew each time; bytes are JSON already."""

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 
 from handlers.accept import preferred
+from handlers.resource import ALLOW
 from handlers.serve import Delivery, StreamResource, serve
 from media.generated import Stream, StreamRequest
 from media.parameters import choice
 from media.records import FORMATS, Format
 from media.source import SourceNotFound
 from media.subscriptions import Channels
+
+ALLOW_OF_CHANNEL = f"{ALLOW}, POST, DELETE"
 
 
 class StreamsResource(StreamResource):
@@ -45,13 +48,18 @@ class NamedStreamResource(StreamResource):
         self.channels = channels
         self.default = default
 
+    async def options(self, name: str = "") -> None:  # type: ignore[override]
+        if self.channels.get(name) is not None:
+            self.allow = ALLOW_OF_CHANNEL
+        await super().options()
+
     async def answer(self, name: str = "") -> None:  # type: ignore[override]
         name = name or self.default
         stream = self.streams.get(name) or self.channels.stream(name)
         if stream is None:
             raise SourceNotFound(f"no stream {name!r}")
         args = self.args
-        self.set_header("Vary", "Accept")
+        self.vary_by("Accept")
         request = StreamRequest(
             args=args,
             headers={key.lower(): value for key, value in self.request.headers.items()},

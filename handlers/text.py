@@ -71,7 +71,7 @@ class TextResource(StreamResource):
             # In a thread: the first time it loads every codec there is, to know which of them are for text.
             encoding = await asyncio.to_thread(encoding_named, args["encoding"])
         attachment = name.rpartition("/")[2] if flag(args, "download", False) else ""
-        self.set_header("Vary", "Accept")
+        self.vary_by("Accept")
         wished = preferred(self.request.headers.get("Accept", ""), [PLAIN, EVENTS.media_type])
         default = "sse" if wished == EVENTS.media_type else "text"
         if choice(args, "format", default, ("text", "sse")) == "text":

@@ -1,12 +1,17 @@
 """The route table."""
 
+from typing import Any
+
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import PathMatches, Rule
 from tornado.web import Application
 
 from handlers.audio import AudioResource
 from handlers.live import MetadataResource, MountResource, MountsResource
 from handlers.ops import HealthResource, ReadyResource
 from handlers.page import PageResource
-from handlers.resource import Missing
+from handlers.publish import PublishResource
+from handlers.resource import READS, Missing
 from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.text import TextList, TextResource
 from server.access_log import log_response
@@ -25,6 +30,13 @@ def make_app(resources: Resources) -> Application:
     stream = {**delivery, "streams": resources.streams, "channels": resources.channels}
     sources = {"mounts": resources.mounts, "writers": resources.writers}
     live = {**delivery, **sources, "source_seconds": resources.source_seconds}
+    publish = {
+        "streams": resources.streams,
+        "channels": resources.channels,
+        "writers": resources.writers,
+        "max_event": resources.max_event,
+        "limits": resources.delivery.limits,
+    }
     return Application(
         [
             (r"/", PageResource, delivery),
@@ -38,6 +50,7 @@ def make_app(resources: Resources) -> Application:
             (r"/admin/metadata", MetadataResource, sources),
             (r"/streams", StreamsResource, stream),
             (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
+            Rule(_NotRead(r"/stream/(?P<name>.+)"), PublishResource, publish),
             (r"/stream/(?P<name>.+)", NamedStreamResource, stream),
             (r"/large\.csv", NamedStreamResource, {**stream, "default": "large.csv"}),
             (r"/my-large-page\.html", NamedStreamResource, {**stream, "default": "large.html"}),
@@ -47,3 +60,10 @@ def make_app(resources: Resources) -> Application:
         default_handler_class=Missing,
         log_function=log_response,
     )
+
+
+class _NotRead(PathMatches):
+    """A path, for the methods that do not read: their handler takes the body as it comes, GET has none."""
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        return None if request.method in READS else super().match(request)

@@ -11,8 +11,10 @@ and a client that took 64 KB/s was cut after 2 s. Each look may begin a *window*
 client has to take as much as `min_rate` asks for, or, if that is less, all that was on its way when the
 window began. So nobody is let go because the source is silent or slow, or because we hold it back ourselves.
 
-*Receiving.* The body of a request has to come at `min_rate`, and its header within `header_seconds` of its
-first byte, so that it cannot be sent byte by byte for as long as a connection may be idle (`idle_seconds`).
+*Receiving.* The body of a request has to come at `min_rate`, or, where its handler has set the stream's
+`receive_seconds`, must only not be silent for so long: what is sent as it happens has no rate. Its header has
+to come within `header_seconds` of its first byte, so that it cannot be sent byte by byte for as long as a
+connection may be idle (`idle_seconds`).
 A TLS handshake has the same time; what came of it does not count as a header that has begun.
 
 A look costs 3 µs a connection, and the loop gets a turn after each LOOK_AT_ONCE of them.
@@ -112,6 +114,7 @@ class Connection:
     def receives(self) -> None:
         """A header has come, and what belongs to it may follow."""
         self.phase, self.receiving.target = Phase.RECEIVING, -1
+        self.stream.receive_seconds = None  # type: ignore[attr-defined] # a TLS stream has it from here
 
     def answers(self) -> None:
         """The request is whole."""
@@ -184,11 +187,21 @@ class Watch:
             _let_go(connection, "it takes no more")
             return
         match connection.phase:
-            case Phase.RECEIVING if self._least:
-                if connection.receiving.is_over(connection.received, self._least, now, self._seconds):
-                    _let_go(connection, "its request's body trickles")
+            case Phase.RECEIVING:
+                self._look_at_receiving(connection, now)
             case Phase.WAITING:
                 self._look_at_waiting(connection, come, now)
+
+    def _look_at_receiving(self, connection: Connection, now: float) -> None:
+        silence: float | None = connection.stream.receive_seconds  # type: ignore[attr-defined]
+        window = connection.receiving
+        if silence == math.inf:
+            window.target = -1  # the next window begins when somebody reads again
+        elif silence is not None:
+            if window.is_over(connection.received, 1, now, silence):
+                _let_go(connection, "its request's body has stopped")
+        elif self._least and window.is_over(connection.received, self._least, now, self._seconds):
+            _let_go(connection, "its request's body trickles")
 
     def _look_at_waiting(self, connection: Connection, come: int, now: float) -> None:
         if connection.waiting_since is None:

@@ -101,6 +101,7 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
         stall_seconds=settings.stall,
         min_rate=settings.min_rate,
         header_seconds=settings.header_timeout,
+        body_seconds=settings.body_timeout,
         idle_seconds=settings.idle_timeout,
         most_streams=settings.max_streams,
         most_streams_per_client=settings.max_streams_per_client,
