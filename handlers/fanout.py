@@ -16,8 +16,7 @@ everywhere.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handlers.open_streams import Outcome
@@ -67,7 +66,7 @@ class Subscriber:
         self.heartbeat = framed(heartbeat) if heartbeat and chunked else heartbeat
         # A stream of TLS has none: there everything is written.
         self.send_now: Callable[[bytes], int] = getattr(stream, "send_now", lambda frame: 0)
-        self.writing = stream.writing()
+        self.writing = False
         """The kernel has not taken all of what was last sent."""
         self.sent_bytes = 0
         """Of the body."""
@@ -91,9 +90,8 @@ class Fanout:
         self._tick_seconds = tick_seconds
         self._audiences: dict[Feed, _Audience] = {}
 
-    @contextmanager
-    def following(self, feed: Feed, subscriber: Subscriber, heartbeat_seconds: float) -> Iterator[None]:
-        """Have `subscriber` sent what the feed has behind its cursor, meanwhile.
+    def join(self, feed: Feed, subscriber: Subscriber, heartbeat_seconds: float) -> None:
+        """Have `subscriber` sent what the feed has behind its cursor, until it leaves.
 
         Args:
             heartbeat_seconds: the feed's silence before its subscribers are sent their heartbeat; 0: never.
@@ -102,11 +100,12 @@ class Fanout:
         if audience is None:
             audience = self._audiences[feed] = _Audience(feed, self._tick_seconds, heartbeat_seconds)
         audience.join(subscriber)
-        try:
-            yield
-        finally:
-            if not audience.leave(subscriber):
-                del self._audiences[feed]
+
+    def leave(self, feed: Feed, subscriber: Subscriber) -> None:
+        """It is sent nothing more. One that has not joined need not leave."""
+        audience = self._audiences.get(feed)
+        if audience is not None and not audience.leave(subscriber):
+            del self._audiences[feed]
 
 
 class _Audience:
@@ -137,7 +136,7 @@ class _Audience:
 
     def leave(self, subscriber: Subscriber) -> bool:
         """It is sent nothing more. Gives whether somebody is left."""
-        del self._subscribers[subscriber]
+        self._subscribers.pop(subscriber, None)
         if not self._subscribers:
             self._feed.detach(self._changed)
             for handle in (self._round, self._beat):

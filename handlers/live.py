@@ -25,7 +25,7 @@ from media.live import IcyBlocks, Mount, MountBusy, Mounts, Playing, Session, on
 from media.parameters import choice
 from media.records import FORMATS
 from media.source import BadParameter, SourceError
-from media.subscriptions import EARLIEST, subscription
+from media.subscriptions import EARLIEST, Subscription
 
 READ_BYTES = 64 * 1024
 
@@ -106,7 +106,7 @@ class MountResource(StreamResource):
             return
         seen = self.request.headers.get("Last-Event-ID", args.get("last_event_id"))
         request = StreamRequest(args=args, last_event_id=seen)
-        await serve(self, subscription(mount.news_feed, request, FORMATS["sse"], otherwise=EARLIEST))
+        await serve(self, Subscription(mount.news_feed, request, FORMATS["sse"], otherwise=EARLIEST))
 
     async def _listen(self, mount: Mount) -> None:
         asks = self.request.headers.get("Icy-MetaData", "")

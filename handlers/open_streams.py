@@ -54,18 +54,26 @@ class OpenStreams:
     @contextmanager
     def holding(self, pump: Ending, client: str) -> Iterator[None]:
         """Count `pump` among the open ones, and among those of `client`, meanwhile."""
-        self._pumps.add(pump)
-        self._of_client[client] += 1
-        self._empty.clear()
+        self.hold(pump, client)
         try:
             yield
         finally:
-            self._pumps.remove(pump)
-            self._of_client[client] -= 1
-            if not self._of_client[client]:
-                del self._of_client[client]
-            if not self._pumps:
-                self._empty.set()
+            self.let_go(pump, client)
+
+    def hold(self, pump: Ending, client: str) -> None:
+        """Count it, until it is let go."""
+        self._pumps.add(pump)
+        self._of_client[client] += 1
+        self._empty.clear()
+
+    def let_go(self, pump: Ending, client: str) -> None:
+        """Count it no longer."""
+        self._pumps.remove(pump)
+        self._of_client[client] -= 1
+        if not self._of_client[client]:
+            del self._of_client[client]
+        if not self._pumps:
+            self._empty.set()
 
     def of(self, client: str) -> int:
         """How many of them are sent to `client`."""

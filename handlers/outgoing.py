@@ -53,6 +53,17 @@ class ClientStalled(ConnectionResetError):
 class Outgoing(IOStream):
     """An IOStream whose write buffer may hold regions of files, one at a time."""
 
+    # Not in its dictionary: with more than 30 names that takes 1 KB more. Python shares the keys of smaller ones.
+    __slots__ = (
+        "_descriptor",
+        "_stop",
+        "_turn_bytes",
+        "receive_seconds",
+        "takes_regions",
+        "unsent_bytes",
+        "written_bytes",
+    )
+
     _sending = 0  # streams that have a region, of the whole process
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -33,7 +33,7 @@ It never interrupts the source either: asyncio.timeout round anext() would kill 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from tornado.iostream import StreamClosedError
@@ -124,13 +124,23 @@ class Pump:
         """Whether an error can no longer be a status: headers are out, or a chunk is about to be."""
         return self._headers_sent or bool(self._gathered)
 
-    async def enter(self, source: Source, stack: AsyncExitStack) -> Body | None:
-        """Enter `source` on `stack`. None: the response has ended, and `outcome` says how.
+    async def enter(self, source: Source) -> Body | None:
+        """Enter `source`. None: it is not entered, the response has ended, and `outcome` says how.
 
         Raises:
             Exception: what the source raised.
         """
-        return await self._supervised(lambda: stack.enter_async_context(source))
+        entered: list[Body] = []
+
+        async def enter() -> None:
+            entered.append(await source.__aenter__())
+
+        try:
+            await self._supervised(enter)
+        finally:
+            if entered and self._ended():  # the source swallowed its cancellation
+                await source.__aexit__(None, None, None)
+        return None if self._ended() else entered[0]
 
     async def send(
         self,
@@ -167,7 +177,21 @@ class Pump:
         self._live = True
         if self._open_streams.draining and not self._connection.stream.closed():
             self.outcome = Outcome.DRAINED
-        await self._supervised(lambda: self._follow(following, fanout, heartbeat))
+        stream = self._connection.stream
+        chunked = self._response.request.version != "HTTP/1.0" and not self._response.unframed
+        subscriber = Subscriber(stream, following, chunked=chunked, heartbeat=heartbeat, end=self.end)
+
+        def join() -> Awaitable[None]:
+            self._write(following.opening)
+            subscriber.writing = stream.writing()
+            fanout.join(following.feed, subscriber, self._limits.heartbeat_seconds)
+            return subscriber.done
+
+        try:
+            await self._supervised(join)
+        finally:
+            fanout.leave(following.feed, subscriber)
+            self._given_bytes += subscriber.sent_bytes
         return self.outcome or Outcome.COMPLETE
 
     async def last_words(self, words: bytes, *, whole: bool) -> None:
@@ -282,19 +306,6 @@ class Pump:
             await self._gather_all(chunks)
         if not self._ended():
             await self._written(whole=True)
-
-    async def _follow(self, following: Following, fanout: Fanout, heartbeat: bytes) -> None:
-        self._write(following.opening)
-        chunked = self._response.request.version != "HTTP/1.0" and not self._response.unframed
-        stream = self._connection.stream
-        if self._ended() or stream.closed():
-            return
-        subscriber = Subscriber(stream, following, chunked=chunked, heartbeat=heartbeat, end=self.end)
-        try:
-            with fanout.following(following.feed, subscriber, self._limits.heartbeat_seconds):
-                await subscriber.done
-        finally:
-            self._given_bytes += subscriber.sent_bytes
 
     async def _gather_all(self, chunks: Chunks) -> None:
         turn_at, turn_bytes = self._loop.time() + self._turn_seconds(), 0

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import os
 import random
+import sys
 import unicodedata
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class StreamResource(Resource):
         self.delivery = delivery
         self.pump: Pump | None = None
         self.is_events = False
+        self.coder: Coder | None = None
         self.close_delimited = False
         self.ended = False
 
@@ -115,19 +117,29 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
     if response.request.method != "HEAD":
         _refuse_too_many(delivery, client)
     pump = response.pump = Pump(response, delivery.limits, delivery.open_streams, delivery.rate, client)
-    with delivery.open_streams.holding(pump, client):
+    delivery.open_streams.hold(pump, client)
+    try:
+        body = await pump.enter(source)
+        if body is None:
+            _end(response, pump, whole=False)
+            return
+        # By hand: an AsyncExitStack is 1.3 KB, for as long as the response is open.
         try:
-            async with AsyncExitStack() as stack:
-                body = await pump.enter(source, stack)
-                if body is None:
-                    _end(response, pump, whole=False)
-                else:
-                    await _respond(response, pump, body, attachment)
-        except (Exception, asyncio.CancelledError) as error:
-            if not pump.begun or response.ended:
+            plan = _respond(response, body, attachment)
+            if plan is not None:
+                await _send(response, pump, body, plan)
+        except BaseException:
+            if not await source.__aexit__(*sys.exc_info()):
                 raise
-            # Left to itself Tornado would finish the body here, as if it were whole.
-            await _break_off(response, pump, error)
+        else:
+            await source.__aexit__(None, None, None)
+    except (Exception, asyncio.CancelledError) as error:
+        if not pump.begun or response.ended:
+            raise
+        # Left to itself Tornado would finish the body here, as if it were whole.
+        await _break_off(response, pump, error)
+    finally:
+        delivery.open_streams.let_go(pump, client)
 
 
 def _refuse_too_many(delivery: Delivery, client: str) -> None:
@@ -142,7 +154,8 @@ def _refuse_too_many(delivery: Delivery, client: str) -> None:
         raise Problem(429, detail, after)
 
 
-async def _respond(response: StreamResource, pump: Pump, body: Body, attachment: str) -> None:
+def _respond(response: StreamResource, body: Body, attachment: str) -> conditional.Plan | None:
+    """Set status and headers. Gives what is to be sent; None: the response is finished already."""
     facts = body.facts
     if body.following is None:  # what many follow is made once for all, and not coded for each
         if can_be_coded(facts.media_type):
@@ -151,7 +164,7 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
     nginx = response.delivery.nginx
     if nginx and body.path and facts is body.facts and not facts.coding and (uri := nginx.uri(body.path)):
         _leave_to_nginx(response, body, attachment, uri)
-        return
+        return None
     plan = conditional.plan(
         response.request.method or "", response.request.headers, facts, body.slice is not None
     )
@@ -178,11 +191,10 @@ async def _respond(response: StreamResource, pump: Pump, body: Body, attachment:
         # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).
         response.flush()
         response.finish()
-        return
-    coder = None
+        return None
     if facts is not body.facts:
-        coder = Coder(facts.coding, response.delivery.compression, live=facts.live)
-    await _send(response, pump, body, plan, coder)
+        response.coder = Coder(facts.coding, response.delivery.compression, live=facts.live)
+    return plan
 
 
 def _facts(response: StreamResource, facts: Facts, sliceable: bool) -> Facts:
@@ -213,9 +225,7 @@ def _leave_to_nginx(response: StreamResource, body: Body, attachment: str, uri: 
     response.finish()
 
 
-async def _send(
-    response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan, coder: Coder | None
-) -> None:
+async def _send(response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan) -> None:
     if response.request.version == "HTTP/1.0" and "Content-Length" not in plan.headers:
         response.close_delimited, response.unframed = True, False
         # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
@@ -231,7 +241,7 @@ async def _send(
             body.facts.length if promised is None else int(promised),
             live=body.facts.live,
             heartbeat=body.facts.heartbeat,
-            coder=coder,
+            coder=response.coder,
         )
     if outcome is Outcome.DRAINED and body.facts.live:
         retry = sse_retry(random.randint(*RETRY_MILLISECONDS))

@@ -8,7 +8,7 @@ from handlers.serve import Delivery, StreamResource, serve
 from media.generated import Stream, StreamRequest
 from media.parameters import choice
 from media.records import FORMATS, Format
-from media.source import SourceNotFound
+from media.source import Source, SourceNotFound
 from media.subscriptions import Channels
 
 ALLOW_OF_CHANNEL = f"{ALLOW}, POST, DELETE"
@@ -54,7 +54,10 @@ class NamedStreamResource(StreamResource):
         await super().options()
 
     async def answer(self, name: str = "") -> None:  # type: ignore[override]
-        name = name or self.default
+        await serve(self, self._source(name or self.default))
+
+    def _source(self, name: str) -> Source:
+        """By itself: what is looked at on the way would live as long as the response."""
         stream = self.streams.get(name) or self.channels.stream(name)
         if stream is None:
             raise SourceNotFound(f"no stream {name!r}")
@@ -67,7 +70,7 @@ class NamedStreamResource(StreamResource):
             path=self.request.path,
             remote_address=self.request.remote_ip or "",
         )
-        await serve(self, stream.open(request, self._format(stream, args)))
+        return stream.open(request, self._format(stream, args))
 
     def _format(self, stream: Stream, args: Mapping[str, str]) -> Format | None:
         """What `?format=` or Accept asks for; None where the stream has a media type of its own."""
