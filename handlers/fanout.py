@@ -64,7 +64,8 @@ class Subscriber:
     ) -> None:
         self.stream, self.chunked, self.end = stream, chunked, end
         self.cursor, self.own = following.cursor, following.own
-        self.heartbeat = framed(heartbeat) if heartbeat and chunked else heartbeat
+        beat = framed(heartbeat) if chunked else heartbeat
+        self.heartbeat = (beat, len(heartbeat)) if heartbeat else None
         # A stream of TLS has none: there everything is written.
         self.send_now: Callable[[bytes], int] = getattr(stream, "send_now", lambda frame: 0)
         self.writing = stream.writing()
@@ -72,7 +73,7 @@ class Subscriber:
         self.sent_bytes = 0
         """Of the body."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the feed has ended and everything of it is with the stream."""
+        """Done when the feed has ended and everything of it is with the stream; or with what went wrong."""
 
 
 def framed(run: bytes) -> bytes:
@@ -101,8 +102,8 @@ class Fanout:
         audience = self._audiences.get(feed)
         if audience is None:
             audience = self._audiences[feed] = _Audience(feed, self._tick_seconds, heartbeat_seconds)
-        audience.join(subscriber)
         try:
+            audience.join(subscriber)
             yield
         finally:
             if not audience.leave(subscriber):
@@ -178,37 +179,46 @@ class _Audience:
         """Send it the next run, and after that, as the loop turns, those that are left."""
         if subscriber not in self._subscribers or subscriber.writing or subscriber.stream.closed():
             return
+        try:
+            self._send_next(subscriber)
+        except FellBehind:
+            subscriber.end(Outcome.BEHIND)
+        except Exception as error:  # it is this one's alone: the others of the round are still to be sent to
+            if not subscriber.done.done():
+                subscriber.done.set_exception(error)
+
+    def _send_next(self, subscriber: Subscriber) -> None:
         if subscriber.cursor == self._feed.newest:
             if self._feed.ended and not subscriber.done.done():
                 subscriber.done.set_result(None)
             return
-        key = subscriber.cursor, subscriber.chunked
+        framed_alike = subscriber.chunked and subscriber.own is None
+        key = subscriber.cursor, framed_alike
         run = self._frames.get(key)
         if run is None:
-            try:
-                run = self._run(subscriber)
-            except FellBehind:
-                subscriber.end(Outcome.BEHIND)
-                return
+            run = self._run(subscriber.cursor, framed_alike)
             if len(self._frames) == _FRAMES:
                 self._frames.clear()
             self._frames[key] = run
         frame, length, subscriber.cursor = run
         if subscriber.own is not None:
-            frame = subscriber.own(frame)
-            length = len(frame)
-        subscriber.sent_bytes += length
-        self._send(subscriber, frame)
+            own = subscriber.own(frame)
+            length = len(own)
+            frame = framed(own) if subscriber.chunked else own
+        if length:  # a chunk of none would be the end of the body
+            self._send(subscriber, frame, length)
         if not subscriber.writing and (subscriber.cursor != self._feed.newest or self._feed.ended):
             self._loop.call_soon(self._catch_up, subscriber)
 
-    def _run(self, subscriber: Subscriber) -> tuple[bytes, int, Any]:
+    def _run(self, cursor: Any, chunked: bool) -> tuple[bytes, int, Any]:
         """What is sent from a cursor on, framed, its bytes of the body, and the cursor behind it."""
-        run, cursor = self._feed.after(subscriber.cursor, RUN_BYTES)
-        return framed(run) if subscriber.chunked else run, len(run), cursor
+        run, cursor = self._feed.after(cursor, RUN_BYTES)
+        return framed(run) if chunked else run, len(run), cursor
 
-    def _send(self, subscriber: Subscriber, frame: bytes) -> None:
+    def _send(self, subscriber: Subscriber, frame: bytes, length: int) -> None:
+        """`length` of the bytes are the body's."""
         stream = subscriber.stream
+        subscriber.sent_bytes += length
         sent = subscriber.send_now(frame)
         if sent < len(frame) and not stream.closed():
             subscriber.writing = True
@@ -240,5 +250,7 @@ class _Audience:
         else:
             self._beat = self._beat_later()
         for subscriber in subscribers[start : start + SLICE]:
-            if subscriber.heartbeat and not subscriber.writing and subscriber in self._subscribers:
-                self._send(subscriber, subscriber.heartbeat)
+            if subscriber.writing or subscriber.stream.closed() or subscriber not in self._subscribers:
+                continue
+            if subscriber.heartbeat:
+                self._send(subscriber, *subscriber.heartbeat)

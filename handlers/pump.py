@@ -287,8 +287,12 @@ class Pump:
         self._write(following.opening)
         chunked = self._response.request.version != "HTTP/1.0" and not self._response.unframed
         stream = self._connection.stream
-        if self._ended() or stream.closed():
+        if stream.closed() and not self._ended():
+            self.outcome = ended_by_closing(stream)
+        if self._ended():
             return
+        if self.first_byte_seconds is None:  # a feed may be silent for long: the headers answer
+            self.first_byte_seconds = self._response.request.request_time()
         subscriber = Subscriber(stream, following, chunked=chunked, heartbeat=heartbeat, end=self.end)
         try:
             with fanout.following(following.feed, subscriber, self._limits.heartbeat_seconds):

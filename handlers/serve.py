@@ -30,7 +30,7 @@ from handlers.pump import Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
-from media.source import Body, Chunks, Facts, Source, SourceError
+from media.source import Body, Chunks, Facts, FellBehind, Source, SourceError
 
 RETRY_AFTER_SECONDS = 10
 """When to come back who found too many streams open."""
@@ -249,9 +249,11 @@ async def _break_off(response: StreamResource, pump: Pump, error: BaseException)
     Raises:
         asyncio.CancelledError: the task itself was cancelled, by somebody who is not the pump.
     """
-    pump.outcome = pump.outcome or Outcome.FAILED
+    pump.outcome = pump.outcome or (Outcome.BEHIND if isinstance(error, FellBehind) else Outcome.FAILED)
     words = b""
     try:
+        if isinstance(error, FellBehind):  # as the fan-out has it: no failure, and it may come back
+            return
         if isinstance(error, SourceError):
             problem = problem_of(error)
             log.warning("%s broke off: %s", response.request_id, causes(error))
