@@ -16,8 +16,8 @@ everywhere.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from handlers.open_streams import Outcome
 from media.source import RUN_BYTES, Feed, FellBehind, Following
@@ -30,23 +30,30 @@ SLICE = 200
 _FRAMES = 16  # runs from different cursors that are kept at a time
 
 
+class Sending(Protocol):
+    """What is asked here of the pump that has a subscriber."""
+
+    def end(self, outcome: Outcome) -> None: ...
+
+    def fail(self, error: Exception) -> None: ...
+
+
 class Subscriber:
     """One response that follows a feed.
 
     Args:
         stream: has the headers, and nothing else writes to it.
         chunked: the response is framed so (RFC 9112 §7.1).
-        end: ends the response early.
+        sending: is told how the response ends: the feed has, the subscriber fell behind, or something failed.
     """
 
     __slots__ = (
         "chunked",
         "cursor",
-        "done",
-        "end",
+        "direct",
         "heartbeat",
         "own",
-        "send_now",
+        "sending",
         "sent_bytes",
         "stream",
         "writing",
@@ -59,19 +66,17 @@ class Subscriber:
         *,
         chunked: bool,
         heartbeat: bytes,
-        end: Callable[[Outcome], None],
+        sending: Sending,
     ) -> None:
-        self.stream, self.chunked, self.end = stream, chunked, end
+        self.stream, self.chunked, self.sending = stream, chunked, sending
         self.cursor, self.own = following.cursor, following.own
-        self.heartbeat = framed(heartbeat) if heartbeat and chunked else heartbeat
-        # A stream of TLS has none: there everything is written.
-        self.send_now: Callable[[bytes], int] = getattr(stream, "send_now", lambda frame: 0)
+        beat = framed(heartbeat) if chunked else heartbeat
+        self.heartbeat = (beat, len(heartbeat)) if heartbeat else None
+        self.direct = hasattr(stream, "send_now")  # a stream of TLS has it not: there everything is written
         self.writing = False
         """The kernel has not taken all of what was last sent."""
         self.sent_bytes = 0
         """Of the body."""
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the feed has ended and everything of it is with the stream."""
 
 
 def framed(run: bytes) -> bytes:
@@ -101,11 +106,12 @@ class Fanout:
             audience = self._audiences[feed] = _Audience(feed, self._tick_seconds, heartbeat_seconds)
         audience.join(subscriber)
 
-    def leave(self, feed: Feed, subscriber: Subscriber) -> None:
-        """It is sent nothing more. One that has not joined need not leave."""
+    def leave(self, feed: Feed, subscriber: Subscriber) -> int:
+        """It is sent nothing more, if it had joined. Gives the bytes of the body that it was sent."""
         audience = self._audiences.get(feed)
         if audience is not None and not audience.leave(subscriber):
             del self._audiences[feed]
+        return subscriber.sent_bytes
 
 
 class _Audience:
@@ -169,7 +175,7 @@ class _Audience:
         for subscriber in subscribers[start : start + SLICE]:
             if subscriber.writing:
                 if self._feed.lost(subscriber.cursor):
-                    subscriber.end(Outcome.BEHIND)
+                    subscriber.sending.end(Outcome.BEHIND)
             elif subscriber.cursor != newest or ended:
                 self._catch_up(subscriber)
 
@@ -177,38 +183,46 @@ class _Audience:
         """Send it the next run, and after that, as the loop turns, those that are left."""
         if subscriber not in self._subscribers or subscriber.writing or subscriber.stream.closed():
             return
+        try:
+            self._send_next(subscriber)
+        except FellBehind:
+            subscriber.sending.end(Outcome.BEHIND)
+        except Exception as error:  # it is this one's alone: the others of the round are still to be sent to
+            subscriber.sending.fail(error)
+
+    def _send_next(self, subscriber: Subscriber) -> None:
         if subscriber.cursor == self._feed.newest:
-            if self._feed.ended and not subscriber.done.done():
-                subscriber.done.set_result(None)
+            if self._feed.ended:
+                subscriber.sending.end(Outcome.COMPLETE)
             return
-        key = subscriber.cursor, subscriber.chunked
+        framed_alike = subscriber.chunked and subscriber.own is None
+        key = subscriber.cursor, framed_alike
         run = self._frames.get(key)
         if run is None:
-            try:
-                run = self._run(subscriber)
-            except FellBehind:
-                subscriber.end(Outcome.BEHIND)
-                return
+            run = self._run(subscriber.cursor, framed_alike)
             if len(self._frames) == _FRAMES:
                 self._frames.clear()
             self._frames[key] = run
         frame, length, subscriber.cursor = run
         if subscriber.own is not None:
-            frame = subscriber.own(frame)
-            length = len(frame)
-        subscriber.sent_bytes += length
-        self._send(subscriber, frame)
+            own = subscriber.own(frame)
+            length = len(own)
+            frame = framed(own) if subscriber.chunked else own
+        if length:  # a chunk of none would be the end of the body
+            self._send(subscriber, frame, length)
         if not subscriber.writing and (subscriber.cursor != self._feed.newest or self._feed.ended):
             self._loop.call_soon(self._catch_up, subscriber)
 
-    def _run(self, subscriber: Subscriber) -> tuple[bytes, int, Any]:
+    def _run(self, cursor: Any, chunked: bool) -> tuple[bytes, int, Any]:
         """What is sent from a cursor on, framed, its bytes of the body, and the cursor behind it."""
-        run, cursor = self._feed.after(subscriber.cursor, RUN_BYTES)
-        return framed(run) if subscriber.chunked else run, len(run), cursor
+        run, cursor = self._feed.after(cursor, RUN_BYTES)
+        return framed(run) if chunked else run, len(run), cursor
 
-    def _send(self, subscriber: Subscriber, frame: bytes) -> None:
+    def _send(self, subscriber: Subscriber, frame: bytes, length: int) -> None:
+        """`length` of the bytes are the body's."""
         stream = subscriber.stream
-        sent = subscriber.send_now(frame)
+        subscriber.sent_bytes += length
+        sent = stream.send_now(frame) if subscriber.direct else 0
         if sent < len(frame) and not stream.closed():
             subscriber.writing = True
             self._written_by(subscriber, stream.write(memoryview(frame)[sent:]))
@@ -239,5 +253,7 @@ class _Audience:
         else:
             self._beat = self._beat_later()
         for subscriber in subscribers[start : start + SLICE]:
-            if subscriber.heartbeat and not subscriber.writing and subscriber in self._subscribers:
-                self._send(subscriber, subscriber.heartbeat)
+            if subscriber.writing or subscriber.stream.closed() or subscriber not in self._subscribers:
+                continue
+            if subscriber.heartbeat:
+                self._send(subscriber, *subscriber.heartbeat)

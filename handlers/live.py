@@ -106,7 +106,7 @@ class MountResource(StreamResource):
             return
         seen = self.request.headers.get("Last-Event-ID", args.get("last_event_id"))
         request = StreamRequest(args=args, last_event_id=seen)
-        await serve(self, Subscription(mount.news_feed, request, FORMATS["sse"], otherwise=EARLIEST))
+        await serve(self, Subscription(lambda: mount.news_feed, request, FORMATS["sse"], otherwise=EARLIEST))
 
     async def _listen(self, mount: Mount) -> None:
         asks = self.request.headers.get("Icy-MetaData", "")

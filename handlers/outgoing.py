@@ -53,7 +53,7 @@ class ClientStalled(ConnectionResetError):
 class Outgoing(IOStream):
     """An IOStream whose write buffer may hold regions of files, one at a time."""
 
-    # Not in its dictionary: with more than 30 names that takes 1 KB more. Python shares the keys of smaller ones.
+    # Not in its dictionary: with more than 30 names that takes 1 KB more (Python shares keys of up to 30).
     __slots__ = (
         "_descriptor",
         "_stop",

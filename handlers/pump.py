@@ -32,8 +32,9 @@ It never interrupts the source either: asyncio.timeout round anext() would kill 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from tornado.iostream import StreamClosedError
@@ -106,7 +107,10 @@ class Pump:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._cancellations = 0
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
+        """What went wrong outside of the task that sends."""
+        self._conclude: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._leave: Callable[[], int] = int
         self._headers_sent = False
         self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
@@ -172,27 +176,37 @@ class Pump:
         await self._supervised(lambda: self._forward(chunks))
         return self.outcome or Outcome.COMPLETE
 
-    async def follow(self, following: Following, fanout: Fanout, heartbeat: bytes) -> Outcome:
-        """The same for a body that others follow too. It is live: draining ends it."""
-        self._live = True
-        if self._open_streams.draining and not self._connection.stream.closed():
-            self.outcome = Outcome.DRAINED
+    def follow(
+        self,
+        following: Following,
+        fanout: Fanout,
+        heartbeat: bytes,
+        conclude: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Send a body that others follow too, from now on. It is live: draining ends it.
+
+        No task waits meanwhile: what a handler holds while it does is 4 KB for each subscriber.
+
+        Args:
+            conclude: is run as a task when the sending has ended; `outcome` and `failure` tell how.
+        """
+        self._live, self._conclude = True, conclude
         stream = self._connection.stream
         chunked = self._response.request.version != "HTTP/1.0" and not self._response.unframed
-        subscriber = Subscriber(stream, following, chunked=chunked, heartbeat=heartbeat, end=self.end)
-
-        def join() -> Awaitable[None]:
-            self._write(following.opening)
-            subscriber.writing = stream.writing()
-            fanout.join(following.feed, subscriber, self._limits.heartbeat_seconds)
-            return subscriber.done
-
-        try:
-            await self._supervised(join)
-        finally:
-            fanout.leave(following.feed, subscriber)
-            self._given_bytes += subscriber.sent_bytes
-        return self.outcome or Outcome.COMPLETE
+        subscriber = Subscriber(stream, following, chunked=chunked, heartbeat=heartbeat, sending=self)
+        self._leave = partial(fanout.leave, following.feed, subscriber)
+        if self._open_streams.draining and not stream.closed():
+            self.end(Outcome.DRAINED)
+            return
+        self._write(following.opening)
+        if stream.closed():
+            self.connection_closed()
+        if self._ended():
+            return
+        if self.first_byte_seconds is None:  # a feed may be silent for long: the headers answer
+            self.first_byte_seconds = self._response.request.request_time()
+        subscriber.writing = stream.writing()
+        fanout.join(following.feed, subscriber, self._limits.heartbeat_seconds)
 
     async def last_words(self, words: bytes, *, whole: bool) -> None:
         """Send what is gathered, and `words` behind it, waiting no longer than a closing source may.
@@ -228,22 +242,29 @@ class Pump:
         if isinstance(error, RegionBroken):
             broken = SourceBroken(error.strerror)
             broken.__cause__ = error.__cause__
-            self._fail(broken)
+            self.fail(broken)
         else:
             self.end(ended_by_closing(self._connection.stream))
 
     def end(self, outcome: Outcome) -> None:
         """End the sending from outside. The first outcome stands; not sending any more, nothing happens."""
-        if self._task is not None and not self._ended():
+        if self._ended():
+            return
+        if self._conclude is not None:
+            self.outcome = outcome
+            self._given_bytes += self._leave()
+            self._task = self._loop.create_task(self._conclude(), name="the end of what was followed")
+        elif self._task is not None:
             self.outcome = outcome
             self._timers["cancel"] = self._loop.call_soon(self._cancel)
 
     def _ended(self) -> bool:
         return self.outcome is not None
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """End the sending by what went wrong."""
         if not self._ended():
-            self._failure = error
+            self.failure = error
             self.end(Outcome.FAILED)
 
     def _cancel(self) -> None:
@@ -289,8 +310,8 @@ class Pump:
                 timer.cancel()
             for _ in range(self._cancellations):
                 task.uncancel()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         return None if self._ended() else result
 
     async def _forward(self, chunks: Chunks) -> None:
@@ -382,7 +403,7 @@ class Pump:
                 chunk = self._coder.coded(chunk, last=whole)
             self._write_bytes(chunk)
         except Exception as error:  # the caller may be the loop, and nobody above it
-            self._fail(error)
+            self.fail(error)
 
     def _write_bytes(self, chunk: bytes | memoryview) -> None:
         if not self._headers_sent:
@@ -411,7 +432,7 @@ class Pump:
         try:
             self._look_around()
         except Exception as error:  # the loop would log it, and the stream go on without heartbeat
-            self._fail(error)
+            self.fail(error)
 
     def _look_around(self) -> None:
         """What the time that has passed asks for; comes again when the next thing may be due."""

@@ -12,7 +12,7 @@ import os
 import random
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from handlers.pump import Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
-from media.source import Body, Chunks, Facts, Source, SourceError
+from media.source import Body, Chunks, Facts, FellBehind, Source, SourceError
 
 RETRY_AFTER_SECONDS = 10
 """When to come back who found too many streams open."""
@@ -83,6 +83,8 @@ class StreamResource(Resource):
         self.coder: Coder | None = None
         self.close_delimited = False
         self.ended = False
+        self.goes_on = False
+        """The response is open, and no handler waits for its end."""
 
     async def send_json(self, value: object) -> None:
         """Answer with JSON that is made anew each time; bytes are JSON already."""
@@ -95,6 +97,10 @@ class StreamResource(Resource):
             self.set_header("Content-Encoding", facts.coding)
             content = await whole_coded(content, facts.coding, self.delivery.compression)
         self.finish(content)
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
+        """Not yet, where the response goes on: Tornado finishes it when the handler's method returns."""
+        return None if self.goes_on else super().finish(chunk)
 
     def on_connection_close(self) -> None:
         """The client has gone: Tornado tells us at once, and cancels nothing by itself."""
@@ -126,6 +132,9 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
         # By hand: an AsyncExitStack is 1.3 KB, for as long as the response is open.
         try:
             plan = _respond(response, body, attachment)
+            if plan is not None and body.following is not None and not delivery.rate.bytes_per_second:
+                _follow(response, pump, source, body, client)
+                return
             if plan is not None:
                 await _send(response, pump, body, plan)
         except BaseException:
@@ -139,7 +148,33 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
         # Left to itself Tornado would finish the body here, as if it were whole.
         await _break_off(response, pump, error)
     finally:
-        delivery.open_streams.let_go(pump, client)
+        if not response.goes_on:
+            delivery.open_streams.let_go(pump, client)
+
+
+def _follow(response: StreamResource, pump: Pump, source: Source, body: Body, client: str) -> None:
+    """Have the pump send what many follow. Returns at once; the response ends when that has ended."""
+
+    async def conclude() -> None:
+        try:
+            if pump.failure is None:
+                await _conclude(response, pump, body, pump.outcome or Outcome.COMPLETE)
+            else:
+                await _break_off(response, pump, pump.failure)
+        except Exception:
+            log.exception("%s was not ended", response.request_id)
+        finally:
+            await source.__aexit__(None, None, None)
+            response.delivery.open_streams.let_go(pump, client)
+
+    assert body.following is not None
+    _frame(response, body, {})
+    response.goes_on = True
+    pump.follow(body.following, response.delivery.fanout, body.facts.heartbeat, conclude)
+    # It may be open for hours, and these are 2 KB.
+    response.request.headers.clear()
+    for name in ("Date", *response.set_headers):
+        response.clear_header(name)
 
 
 def _refuse_too_many(delivery: Delivery, client: str) -> None:
@@ -225,24 +260,31 @@ def _leave_to_nginx(response: StreamResource, body: Body, attachment: str, uri: 
     response.finish()
 
 
-async def _send(response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan) -> None:
-    if response.request.version == "HTTP/1.0" and "Content-Length" not in plan.headers:
+def _frame(response: StreamResource, body: Body, headers: Mapping[str, str]) -> None:
+    """See how the end of the body will be known."""
+    if response.request.version == "HTTP/1.0" and "Content-Length" not in headers:
         response.close_delimited, response.unframed = True, False
         # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
         response.request.headers.pop("Connection", None)
     response.close_delimited |= response.unframed
     response.is_events = body.facts.media_type == "text/event-stream"
-    if body.following is not None and not response.delivery.rate.bytes_per_second:
-        outcome = await pump.follow(body.following, response.delivery.fanout, body.facts.heartbeat)
-    else:
-        promised = plan.headers.get("Content-Length")
-        outcome = await pump.send(
-            _chunks(body, plan),
-            body.facts.length if promised is None else int(promised),
-            live=body.facts.live,
-            heartbeat=body.facts.heartbeat,
-            coder=response.coder,
-        )
+
+
+async def _send(response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan) -> None:
+    _frame(response, body, plan.headers)
+    promised = plan.headers.get("Content-Length")
+    outcome = await pump.send(
+        _chunks(body, plan),
+        body.facts.length if promised is None else int(promised),
+        live=body.facts.live,
+        heartbeat=body.facts.heartbeat,
+        coder=response.coder,
+    )
+    await _conclude(response, pump, body, outcome)
+
+
+async def _conclude(response: StreamResource, pump: Pump, body: Body, outcome: Outcome) -> None:
+    """Say the last words, and finish the response."""
     if outcome is Outcome.DRAINED and body.facts.live:
         retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
         await pump.last_words(retry if response.is_events else body.ending(), whole=True)
@@ -259,9 +301,11 @@ async def _break_off(response: StreamResource, pump: Pump, error: BaseException)
     Raises:
         asyncio.CancelledError: the task itself was cancelled, by somebody who is not the pump.
     """
-    pump.outcome = pump.outcome or Outcome.FAILED
+    pump.outcome = pump.outcome or (Outcome.BEHIND if isinstance(error, FellBehind) else Outcome.FAILED)
     words = b""
     try:
+        if isinstance(error, FellBehind):  # as the fan-out has it: no failure, and it may come back
+            return
         if isinstance(error, SourceError):
             problem = problem_of(error)
             log.warning("%s broke off: %s", response.request_id, causes(error))
@@ -285,7 +329,7 @@ def _is_cancelled() -> bool:
 
 def _end(response: StreamResource, pump: Pump, *, whole: bool) -> None:
     """Finish the response; one that is not whole only after its connection is broken."""
-    response.ended = True
+    response.ended, response.goes_on = True, False
     response.outcome = pump.outcome or Outcome.COMPLETE
     response.body_bytes, response.first_byte_seconds = pump.sent_bytes, pump.first_byte_seconds
     connection: Any = response.request.connection  # Tornado's abstract HTTPConnection has no stream

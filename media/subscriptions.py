@@ -12,8 +12,9 @@ import heapq
 import random
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 
 from media.channel import Channel, History, Ids, Published
@@ -21,7 +22,7 @@ from media.decoding import utf8
 from media.generated import Stream, StreamRequest, heartbeat
 from media.parameters import number
 from media.records import FORMATS, Format, sse_event, sse_retry, to_json
-from media.source import Body, ByteChunks, Cursor, Facts, Following, Source
+from media.source import Body, ByteChunks, Cursor, Facts, FellBehind, Following, Source
 
 RETRY_MILLISECONDS = (1000, 5000)
 """An EventSource comes back after a random time between these, so that not all come at once."""
@@ -32,7 +33,9 @@ EARLIEST = "earliest"
 MOST_WAIT_SECONDS = 3600
 
 POLL_EVENTS = 1000
-"""The most events of one long poll; the rest comes with the next."""
+POLL_BYTES = 1024 * 1024
+"""The most events of one long poll, and of their bytes, or the one event that is larger; the rest comes with
+the next."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a channel may be called. A comma would name several."""
@@ -98,27 +101,33 @@ class Channels:
             assert form is not None
             if form.name == "json":
                 return self._poll(names, request)
-            return Subscription(self._feed(names, form.name), request, form)
+            return Subscription(partial(self._feed, names, form.name), request, form)
 
         return Stream(title, open_, formats=_FORMATS, live=True)
 
     @asynccontextmanager
     async def _poll(self, names: tuple[str, ...], request: StreamRequest) -> AsyncGenerator[Body, None]:
         wait_seconds = number(request.args, "wait", 0, most=MOST_WAIT_SECONDS, unit="seconds")
-        feed = self._feed(names, "ndjson")
-        poll = _Poll(feed, feed.position(request.last_event_id), wait_seconds)
         form = FORMATS["json"]
         facts = Facts(form.media_type, live=True, heartbeat=form.heartbeat)
-        with feed.subscribed():
+        feed = self._feed(names, "ndjson")
+        poll = _Poll(feed, feed.position(request.last_event_id), wait_seconds)
+        feed.enter()
+        try:
             yield Body(facts, chunks=poll.chunks, ending=poll.answer)
+        finally:
+            feed.leave()
 
     def _feed(self, names: tuple[str, ...], form: str) -> "Events":
+        """The feed of all who follow these channels in this format.
+
+        It is forgotten with its last subscriber: there may be as many as combinations of names.
+        """
         feed = self._feeds.get((names, form))
         if feed is None:
-            for key in [key for key, feed in self._feeds.items() if not feed.subscribers]:
-                del self._feeds[key]  # of many combinations only those stay that somebody follows
-            channels = tuple(self._channels[name] for name in names)
-            feed = self._feeds[names, form] = Events(channels, form)
+            channels = [self._channels[name] for name in names]
+            feed = Events(channels, form, forget=lambda: self._feeds.pop((names, form)))
+            self._feeds[names, form] = feed
         return feed
 
 
@@ -128,26 +137,37 @@ class Subscription:
     Written out, because thousands are open at a time: a generator with its context manager takes 0.6 KB more.
 
     Args:
+        find: the feed, when the source is entered.
         otherwise: what stands for the last event id where the client does not say one.
     """
 
-    __slots__ = ("_body", "_feed")
+    __slots__ = ("_feed", "_find", "_form", "_otherwise", "_request")
 
     def __init__(
-        self, feed: "Events", request: StreamRequest, form: Format, otherwise: str | None = None
+        self,
+        find: Callable[[], "Events"],
+        request: StreamRequest,
+        form: Format,
+        otherwise: str | None = None,
     ) -> None:
-        position = feed.position(request.last_event_id or otherwise)
-        following = Following(feed, position.cursor, _opening(form, position))
-        facts = Facts(form.media_type, live=True, heartbeat=heartbeat(form, request))
-        self._feed = feed
-        self._body = Body(facts, chunks=following.chunks, following=following)
+        self._find: Callable[[], Events] | None = find
+        self._request: StreamRequest | None = request
+        self._form, self._otherwise = form, otherwise
 
     async def __aenter__(self) -> Body:
-        self._feed.subscribers += 1
-        return self._body
+        if self._request is None or self._find is None:
+            raise RuntimeError("a source is entered once")
+        form, request = self._form, self._request
+        facts = Facts(form.media_type, live=True, heartbeat=heartbeat(form, request))
+        self._feed = self._find()
+        self._find = self._request = None
+        position = self._feed.position(request.last_event_id or self._otherwise)
+        following = Following(self._feed, position.cursor, _opening(form, position))
+        self._feed.enter()
+        return Body(facts, chunks=following.chunks, following=following)
 
     async def __aexit__(self, *failure: object) -> None:
-        self._feed.subscribers -= 1
+        self._feed.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +184,24 @@ class Events:
 
     ended = False  # a channel has no end
 
-    def __init__(self, channels: Sequence[Channel], form: str) -> None:
+    def __init__(
+        self, channels: Sequence[Channel], form: str, forget: Callable[[], object] = lambda: None
+    ) -> None:
         self._channels = tuple(channels)
         self._encode = _ENCODE[form]
         self._ids = channels[0].ids
+        self._forget = forget
         self.subscribers = 0
+
+    def enter(self) -> None:
+        """Count one subscriber more."""
+        self.subscribers += 1
+
+    def leave(self) -> None:
+        """One less; `forget` is called when it was the last."""
+        self.subscribers -= 1
+        if not self.subscribers:
+            self._forget()
 
     @property
     def newest(self) -> Cursor:
@@ -178,19 +211,26 @@ class Events:
         return (max(channel.newest for channel in channels),) * len(channels)
 
     def after(self, cursor: Cursor, most_bytes: int) -> tuple[bytes, Cursor]:
-        runs = [channel.after(number) for channel, number in zip(self._channels, cursor, strict=True)]
+        pieces, cursor = self.pieces(cursor, most_bytes)
+        return b"".join(pieces), cursor
+
+    def pieces(self, cursor: Cursor, most_bytes: int, most: int | None = None) -> tuple[list[bytes], Cursor]:
+        """The same, each event by itself, and `most` of them at most."""
         encode, ids = self._encode, self._ids
         pieces: list[bytes] = []
-        size, last = 0, None
-        for last in runs[0] if len(runs) == 1 else heapq.merge(*runs, key=attrgetter("number")):
-            piece = encode(last, ids)
-            pieces.append(piece)
+        size = last = 0
+        for entry in self._behind(cursor):
+            piece = encode(entry, ids)
             size += len(piece)
-            if size >= most_bytes:
-                break
-        else:
-            return b"".join(pieces), self.newest
-        return b"".join(pieces), tuple(max(number, last.number) for number in cursor)
+            if pieces and (size > most_bytes or len(pieces) == most):
+                return pieces, tuple(max(number, last) for number in cursor)
+            pieces.append(piece)
+            last = entry.number
+        return pieces, self.newest
+
+    def _behind(self, cursor: Cursor) -> Iterator[Published]:
+        runs = [channel.after(number) for channel, number in zip(self._channels, cursor, strict=True)]
+        return runs[0] if len(runs) == 1 else heapq.merge(*runs, key=attrgetter("number"))
 
     def lost(self, cursor: Cursor) -> bool:
         return any(channel.lost(number) for channel, number in zip(self._channels, cursor, strict=True))
@@ -203,53 +243,30 @@ class Events:
         for channel in self._channels:
             channel.detach(changed)
 
-    @contextmanager
-    def subscribed(self) -> Iterator[None]:
-        """Count one more subscriber meanwhile."""
-        self.subscribers += 1
-        try:
-            yield
-        finally:
-            self.subscribers -= 1
-
-    def entries(self, cursor: Cursor, most: int) -> tuple[list[bytes], Cursor]:
-        """At most so many events, each by itself, and the place behind them.
-
-        Raises:
-            FellBehind: some are no longer kept.
-        """
-        runs = [channel.after(number) for channel, number in zip(self._channels, cursor, strict=True)]
-        found: list[Published] = []
-        for entry in heapq.merge(*runs, key=attrgetter("number")):
-            if len(found) == most:
-                last = found[-1].number
-                return [self._encode(each, self._ids) for each in found], tuple(max(n, last) for n in cursor)
-            found.append(entry)
-        return [self._encode(each, self._ids) for each in found], self.newest
-
     def id_at(self, cursor: Cursor) -> str:
         """What a client at this place is to say that it saw last."""
         return self._ids.of(min(cursor))
 
     def position(self, last_event_id: str | None) -> Position:
-        """Where who saw `last_event_id` last goes on; with None, or one never given, at the newest."""
-        if last_event_id == EARLIEST:
-            cursor = tuple(channel.forgotten for channel in self._channels)
-            return Position(cursor, self.id_at(cursor))
+        """Where who saw `last_event_id` last goes on; with None, or one never given, at the newest.
+
+        An id stands for a place in all channels at once, also one that another channel gave. So of several
+        channels of which one remembers less than the others, a client may be told twice of the same gap.
+        """
         seen = None if last_event_id is None else self._ids.number(last_event_id)
-        newest = self.newest
-        if seen is None:
-            return Position(newest, self.id_at(newest))
+        if seen is None and last_event_id != EARLIEST:
+            return Position(self.newest, self.id_at(self.newest))
         forgotten = [channel.forgotten for channel in self._channels]
-        cursor = tuple(min(max(seen, floor), newest[0]) for floor in forgotten)
-        if seen >= max(forgotten) and seen >= 0:
-            return Position(cursor, self.id_at(cursor))
-        firsts = [channel.first for channel in self._channels]
-        first = min((entry.number for entry in firsts if entry), default=None)
-        first_id = None if first is None else self._ids.of(first)
-        return Position(
-            cursor, self.id_at(cursor), to_json({"last_event_id": last_event_id, "first_id": first_id})
-        )
+        cursor = tuple(max(seen or 0, floor) for floor in forgotten)
+        first = next(self._behind(cursor), None)
+        if first is None:
+            cursor = self.newest
+        # The last place from which nothing is missed: it may well be that of an event of another channel.
+        id_ = self.id_at(cursor if first is None else (first.number - 1,))
+        if seen is None or seen >= max(forgotten):
+            return Position(cursor, id_)
+        first_id = None if first is None else self._ids.of(first.number)
+        return Position(cursor, id_, to_json({"last_event_id": last_event_id, "first_id": first_id}))
 
 
 class _Poll:
@@ -259,6 +276,7 @@ class _Poll:
         self._feed = feed
         self._position = position
         self._wait_seconds = wait_seconds
+        self._answered = False
 
     async def chunks(self) -> ByteChunks:
         if self._wait_seconds and not self._position.gap and self._position.cursor == self._feed.newest:
@@ -274,13 +292,20 @@ class _Poll:
         yield self.answer()
 
     def answer(self) -> bytes:
-        """The whole body, of what there is now."""
-        events, cursor = self._feed.entries(self._position.cursor, POLL_EVENTS)
-        id_ = self._feed.id_at(cursor)
+        """The whole body, of what there is now; nothing, if it has been given."""
+        if self._answered:
+            return b""
+        self._answered = True
+        try:
+            events, cursor = self._feed.pieces(self._position.cursor, POLL_BYTES, POLL_EVENTS)
+        except FellBehind:  # while it waited, more came at once than is kept
+            self._position = self._feed.position(self._position.id)
+            events, cursor = self._feed.pieces(self._position.cursor, POLL_BYTES, POLL_EVENTS)
         if self._position.gap:
             events.insert(0, _gap_line(self._position))
         listed = b",\n".join(line.removesuffix(b"\n") for line in events)
-        return b'{"events": [' + listed + b'], "last_event_id": ' + to_json(id_) + b"}\n"
+        id_ = to_json(self._feed.id_at(cursor))
+        return b'{"events": [' + listed + b'], "last_event_id": ' + id_ + b"}\n"
 
 
 def _opening(form: Format, position: Position) -> bytes:

@@ -119,6 +119,18 @@ class Server(HTTPServer):
 class _Request(HTTPMessageDelegate):
     """One request: announced when it is whole, and answered again or passed on to the application."""
 
+    __slots__ = (
+        "_answer",
+        "_began",
+        "_delegate",
+        "_headers",
+        "_request_conn",
+        "_server",
+        "_server_conn",
+        "_start_line",
+        "_watched",
+    )
+
     def __init__(
         self, server: Server, server_conn: object, request_conn: HTTPConnection, watched: Connection
     ) -> None:

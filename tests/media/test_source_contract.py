@@ -27,8 +27,18 @@ from media.files import REGION_BYTES, file, loaded
 from media.generated import Stream, StreamRequest, generated, generated_bytes
 from media.records import FORMATS, Item, Record
 from media.rows import Query, rows
-from media.source import CHUNK_LIMIT, Body, Chunk, FileRegion, SourceBroken, SourceError, SourceNotFound
+from media.source import (
+    CHUNK_LIMIT,
+    RUN_BYTES,
+    Body,
+    Chunk,
+    FileRegion,
+    SourceBroken,
+    SourceError,
+    SourceNotFound,
+)
 from media.streams import STREAMS
+from media.subscriptions import EARLIEST, Channels, channel
 from media.templating import template
 from media.text import text, text_events
 from tests.media.test_cover import png, track
@@ -124,6 +134,24 @@ def shipped_rows(world: World) -> Stream:
     return STREAMS["large.csv"]
 
 
+def a_channel(world: World) -> Stream:
+    """What is behind its first event is more than five chunks."""
+    channels = Channels({"c": channel(title="")})
+    published = channels.get("c")
+    assert published is not None
+    for _ in range(8):
+        published.publish("바람\n".encode() * (RUN_BYTES // 10))
+    stream = channels.stream("c")
+    assert stream is not None
+    return stream
+
+
+def followed(form: str, **args: str) -> Make:
+    """From its first event on."""
+    request = StreamRequest(args, last_event_id=EARLIEST)
+    return lambda world: a_channel(world).open(request, FORMATS[form])
+
+
 CUTTABLE: dict[str, Make] = {
     "file": lambda world: file(world.root, "track.wav", "audio/wav"),
     "text": lambda world: text(world.root, "clean", EncodingCache()),
@@ -150,6 +178,8 @@ SOURCES: dict[str, Make] = {
     "hello": opened(lambda world: STREAMS["hello"], name="바람"),
     "clock": opened(lambda world: STREAMS["clock"], "ndjson"),
     **{f"large.csv_{form}": opened(shipped_rows, form, rows="4100") for form in FORMATS},
+    **{f"channel_{form}": followed(form) for form in ("sse", "ndjson", "text")},
+    "channel_poll": followed("json", wait="60"),
     "large.html": opened(lambda world: STREAMS["large.html"], rows="2100"),
 }  # fmt: skip
 
