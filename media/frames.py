@@ -322,10 +322,19 @@ def _adts(header: bytes) -> _Header | None:
 _MPEG = _Format("MP3 of a stated bitrate (audio/mpeg)", re.compile(b"\xff[\xe0-\xff]" + _STARTS), 4, _mpeg)
 _ADTS = _Format("AAC in ADTS (audio/aac)", re.compile(b"\xff[\xf0\xf1\xf8\xf9]" + _STARTS), 7, _adts)
 
+
+def _ogg() -> Parser:
+    from media.ogg import OggParser
+
+    return OggParser()
+
+
 PARSERS: dict[str, Callable[[], Parser]] = {
     # A file that imports from this one is imported by a function, when it is asked for.
     "audio/mpeg": partial(_FrameParser, _MPEG),
     "audio/aac": partial(_FrameParser, _ADTS),
     "audio/aacp": partial(_FrameParser, _ADTS),
+    "audio/ogg": _ogg,
+    "application/ogg": _ogg,
 }
 """Media type → a new parser."""
