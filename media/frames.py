@@ -329,6 +329,12 @@ def _ogg() -> Parser:
     return OggParser()
 
 
+def _webm() -> Parser:
+    from media.webm import WebmParser
+
+    return WebmParser()
+
+
 PARSERS: dict[str, Callable[[], Parser]] = {
     # A file that imports from this one is imported by a function, when it is asked for.
     "audio/mpeg": partial(_FrameParser, _MPEG),
@@ -336,5 +342,6 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "audio/aacp": partial(_FrameParser, _ADTS),
     "audio/ogg": _ogg,
     "application/ogg": _ogg,
+    "audio/webm": _webm,
 }
 """Media type → a new parser."""
