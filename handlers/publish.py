@@ -7,9 +7,11 @@ whatever comes behind it: an answer that refuses the rest names the line, and th
 """
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from email.message import Message
 from math import inf
 from typing import Any
@@ -18,8 +20,10 @@ from urllib.parse import unquote
 import orjson
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from handlers.limits import Limits
+from handlers.limits import client_of
+from handlers.open_streams import Outcome
 from handlers.resource import NOTHING_HERE, Problem, Resource, problem_of
+from handlers.serve import Delivery
 from handlers.stream import ALLOW_OF_CHANNEL
 from handlers.writers import Writers
 from media.channel import Channel, check_name
@@ -31,8 +35,12 @@ from media.subscriptions import Channels
 TURN_SECONDS = 0.005
 """The loop turns after so much publishing: about 2000 small events."""
 
+_LATER = {"Retry-After": "1"}
+
 LINES = "application/x-ndjson"
 MEDIA_TYPES = ("text/plain", "application/json", LINES)
+
+log = logging.getLogger("millrace.publish")
 
 _JSON_SPACE = b" \t\r"
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
@@ -53,10 +61,12 @@ class PublishResource(Resource):
         channels: Channels,
         writers: Writers,
         max_event: int,
-        limits: Limits,
+        delivery: Delivery,
     ) -> None:
         self.streams, self.channels, self.writers = streams, channels, writers
-        self.max_event, self.limits = max_event, limits
+        self.max_event, self.limits, self.open_streams = max_event, delivery.limits, delivery.open_streams
+        self.held = ExitStack()
+        self.draining = self.taking = False
         self.begun = False
         """The body, by its first bytes."""
         self.body: _Lines | _OneEvent | None = None
@@ -90,7 +100,10 @@ class PublishResource(Resource):
             if length.isdigit() and int(length) > self.max_event:
                 raise _too_large(self.max_event)
             return
+        if self.open_streams.draining:
+            raise Problem(503, "The server is shutting down.", _LATER)
         self.body = _Lines(channel, event, self.max_event)
+        self.held.enter_context(self.open_streams.holding(self, client_of(self.request.remote_ip or "")))
         self.connection.set_body_timeout(None)
         self.connection.stream.receive_seconds = self.limits.body_seconds or inf
 
@@ -126,10 +139,34 @@ class PublishResource(Resource):
         self.begun = True
         if self.body is None:
             return
+        self.taking = True
         try:
             await self.body.take(chunk)
         except Problem as problem:
             self._refuse(problem)
+        finally:
+            self.taking = False
+        if self.draining:
+            self.drain()
+
+    def drain(self) -> None:
+        """End a body of many events; what has come of it is published."""
+        self.draining = True
+        if isinstance(self.body, _Lines) and not self.taking:
+            self._refuse(self.body.cut("The server is shutting down."))
+
+    def end(self, outcome: Outcome) -> None:
+        """End it without a word."""
+        self.connection.stream.close()
+
+    def on_finish(self) -> None:
+        self.held.close()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self.held.close()
+        if self.body is not None and self.body.published:
+            log.info("%s broke off its body; published: %d", self.request_id, self.body.published)
 
     def _refuse(self, problem: Problem) -> None:
         """In the middle of the body. Tornado reads on, so that the client comes to read this."""
@@ -247,10 +284,25 @@ class _Lines:
         self.last = self._channel.publish(line, json=True, event=self._event)
         self.published += 1
 
+    def cut(self, why: str) -> Problem:
+        """What is said where nothing more is taken, by no fault of a line."""
+        return Problem(503, f"{why} {self._standing('so far')}", _LATER, self._members())
+
     def _refused(self, status: int, why: str) -> Problem:
+        standing = self._standing("before it")
+        return Problem(
+            status,
+            f"Line {self._line} is refused, and all behind it. {why} {standing}",
+            None,
+            self._members(),
+        )
+
+    def _standing(self, until: str) -> str:
         last = f", the last as {self.last}" if self.last else ""
-        before = f"{self.published} before it are published{last}"
-        return Problem(status, f"Line {self._line} is refused, and what follows it; {before}. {why}")
+        return f"Published {until}: {self.published}{last}."
+
+    def _members(self) -> Mapping[str, object]:
+        return {"line": self._line, "published": self.published, "id": self.last}
 
 
 _TOO_LARGE = "An event must have at most %d bytes (--max-event)."

@@ -15,6 +15,7 @@ import orjson
 from tornado.web import HTTPError, RequestHandler
 
 from handlers.accept import preferred
+from handlers.cors import Cors
 from handlers.open_streams import Outcome, ended_by_closing
 from media.source import (
     BadParameter,
@@ -32,6 +33,7 @@ FAILED = "The server failed; the log has the cause under this request's id."
 
 log = logging.getLogger("millrace")
 
+_OWN_PAGES = Cors()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -47,12 +49,20 @@ class Problem(HTTPError):
     Args:
         detail: for the client: what was wrong and what would be right. No path, no other exception's text.
         headers: that belong to the status, such as Retry-After.
+        members: the same as the detail, for programs (RFC 9457 §3.2).
     """
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(status)
         self.detail = detail
         self.headers = headers or {}
+        self.members = members or {}
 
 
 def problem_of(error: SourceError) -> Problem:
@@ -109,6 +119,13 @@ class Resource(RequestHandler):
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Server", "Millrace")
+        for name, value in self._cors.headers(self.request.headers).items():
+            self.set_header(name, value)
+
+    @property
+    def _cors(self) -> Cors:
+        cors: Cors = self.settings.get("cors", _OWN_PAGES)
+        return cors
 
     def vary_by(self, name: str) -> None:
         """Say that the answer depends on this header of the request, too."""
@@ -132,6 +149,8 @@ class Resource(RequestHandler):
 
     async def options(self, **parts: str) -> None:
         self.set_header("Allow", self.allow)
+        for name, value in self._cors.preflight(self.request.headers, self.allow).items():
+            self.set_header(name, value)
         self.set_status(204)
 
     @property
@@ -194,6 +213,8 @@ class Resource(RequestHandler):
             detail = f"{HTTPStatus(status_code).phrase}: the request could not be understood."
         self.set_header("Cache-Control", "no-store")
         facts = self.problem_document(status_code, detail)
+        if isinstance(error, Problem):
+            facts |= error.members
         accept = self.request.headers.get("Accept", "*/*")
         if preferred(accept, ["application/problem+json", "text/html"]) == "text/html":
             self.set_header("Content-Type", "text/html; charset=utf-8")

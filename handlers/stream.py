@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from handlers.accept import preferred
 from handlers.resource import ALLOW
 from handlers.serve import Delivery, StreamResource, serve
+from handlers.writers import Writers
 from media.generated import Stream, StreamRequest
 from media.parameters import choice
 from media.records import FORMATS, Format
@@ -18,18 +19,21 @@ class StreamsResource(StreamResource):
     """GET /streams: what there is, as JSON."""
 
     def initialize(  # type: ignore[override]
-        self, delivery: Delivery, streams: Mapping[str, Stream], channels: Channels
+        self, delivery: Delivery, streams: Mapping[str, Stream], channels: Channels, writers: Writers
     ) -> None:
         super().initialize(delivery)
         self.streams = streams
         self.channels = channels
+        self.writers = writers
 
     async def answer(self, **parts: str) -> None:
+        publishing = self.writers.publishing_is_open(self.request)
         listed = [_facts(name, stream) for name, stream in self.streams.items()]
         for name in self.channels:
             stream = self.channels.stream(name)
             assert stream is not None
-            listed.append(_facts(name, stream) | {"channel": self.channels.facts(name)})
+            facts = self.channels.facts(name) | {"publishing": publishing}
+            listed.append(_facts(name, stream) | {"channel": facts})
         await self.send_json({"streams": listed})
 
 

@@ -30,19 +30,22 @@ class Writers:
         password: of live sources, whose user is `source` (RFC 7617); empty: none is set.
         loopback: the server listens on loopback alone.
         origins: whose pages count as ours; `*`: all.
+        processes: that serve together. Of several each has its own channels, so nobody may write.
     """
 
     token: str = ""
     password: str = ""
     loopback: bool = False
     origins: frozenset[str] = frozenset()
+    processes: int = 1
 
     def admit_publisher(self, request: HTTPServerRequest) -> None:
         """Let a request that publishes pass.
 
         Raises:
-            Problem: 401 without a token, 403 with a wrong one, or where nobody may.
+            Problem: 401 without a token, 403 with a wrong one or where nobody may, 503 in one of several.
         """
+        self._refuse_in_one_of_many()
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if not self.token:
             self._admit_local(request, "publishing needs --publish-token, and none is set")
@@ -56,8 +59,9 @@ class Writers:
         """Let a request that sends live audio, or its title, pass.
 
         Raises:
-            Problem: 401 without or with a wrong password, 403 where nobody may.
+            Problem: 401 without or with a wrong password, 403 where nobody may, 503 in one of several.
         """
+        self._refuse_in_one_of_many()
         if not self.password:
             self._admit_local(request, "live audio needs --source-password, and none is set")
         elif not _equal(_credentials(request), f"source:{self.password}"):
@@ -66,7 +70,12 @@ class Writers:
 
     def publishing_is_open(self, request: HTTPServerRequest) -> bool:
         """Whether who sent this request may publish without a token."""
-        return not self.token and self._is_local(request)
+        return not self.token and self.processes == 1 and self._is_local(request)
+
+    def _refuse_in_one_of_many(self) -> None:
+        if self.processes > 1:
+            many = f"This server has {self.processes} processes, and only clients of one would be reached"
+            raise Problem(503, f"{many}: start it with --processes 1.")
 
     def _admit_local(self, request: HTTPServerRequest, otherwise: str) -> None:
         if not self._is_local(request):

@@ -35,7 +35,7 @@ def make_app(resources: Resources) -> Application:
         "channels": resources.channels,
         "writers": resources.writers,
         "max_event": resources.max_event,
-        "limits": resources.delivery.limits,
+        "delivery": resources.delivery,
     }
     return Application(
         [
@@ -48,7 +48,7 @@ def make_app(resources: Resources) -> Application:
             (r"/audio/live", MountsResource, {**delivery, "mounts": resources.mounts}),
             (rf"/audio/live/(?P<name>{MOUNT}?)(?P<part>|\.json)", MountResource, live),
             (r"/admin/metadata", MetadataResource, sources),
-            (r"/streams", StreamsResource, stream),
+            (r"/streams", StreamsResource, {**stream, "writers": resources.writers}),
             (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
             Rule(_NotRead(r"/stream/(?P<name>.+)"), PublishResource, publish),
             (r"/stream/(?P<name>.+)", NamedStreamResource, stream),
@@ -59,6 +59,7 @@ def make_app(resources: Resources) -> Application:
         ],
         default_handler_class=Missing,
         log_function=log_response,
+        cors=resources.cors,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from handlers.cors import Cors
 from handlers.fanout import Fanout
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams
@@ -75,6 +76,7 @@ class Resources:
     channels: Channels
     writers: Writers
     mounts: Mounts
+    cors: Cors = field(default_factory=Cors)
     max_event: int = 64 * 1024
     source_seconds: float = 10
     encodings: EncodingCache = field(default_factory=EncodingCache)
@@ -140,6 +142,7 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             mounts=Mounts(
                 channels.ids, burst_seconds=settings.burst_seconds, grace_seconds=settings.source_grace
             ),
+            cors=Cors(_origins(settings)),
             max_event=settings.max_event,
             source_seconds=settings.source_timeout,
         )
@@ -154,8 +157,13 @@ def _writers(settings: Settings) -> Writers:
         token=settings.publish_token or settings.publish_token_file,
         password=settings.source_password,
         loopback=loopback,
-        origins=frozenset(filter(None, settings.cors_origin.split(","))),
+        origins=_origins(settings),
+        processes=settings.processes,
     )
+
+
+def _origins(settings: Settings) -> frozenset[str]:
+    return frozenset(filter(None, settings.cors_origin.split(",")))
 
 
 def tables(rows: Mapping[str, Stream | ChannelRow]) -> tuple[dict[str, Stream], Channels]:

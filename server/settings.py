@@ -373,9 +373,11 @@ class Settings(BaseSettings):
 
     @field_validator("channels")
     @classmethod
-    def _are_names(cls, value: str) -> str:
+    def _are_names(cls, value: str, others: ValidationInfo) -> str:
         if value and not all(CHANNEL_NAME.fullmatch(name) for name in value.split(",")):
             raise ValueError
+        if value and others.data.get("processes", 1) > 1:
+            raise ValueError("left out with several processes: each would have channels of its own")
         return value
 
     @field_validator("publish_token")
@@ -405,7 +407,7 @@ class Settings(BaseSettings):
     def _are_origins(cls, value: str) -> str:
         if value and value != "*" and not all(map(_ORIGIN.fullmatch, value.split(","))):
             raise ValueError
-        return value
+        return value.lower()  # as browsers send them
 
     @field_validator("source_password")
     @classmethod
