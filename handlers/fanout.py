@@ -27,6 +27,9 @@ TICK_SECONDS = 0.005
 SLICE = 200
 """So many subscribers between two turns of the loop: about 2 ms."""
 
+LOOK_SECONDS = 0.001
+"""Between two looks whether all is offered."""
+
 _FRAMES = 16  # runs from different cursors that are kept at a time
 
 
@@ -113,6 +116,17 @@ class Fanout:
             del self._audiences[feed]
         return subscriber.sent_bytes
 
+    async def offered(self) -> None:
+        """Wait until what there is now has been offered to every kernel that takes something.
+
+        For who makes news faster than it can be sent. No subscriber is waited for.
+        """
+        for audience in tuple(self._audiences.values()):
+            rounds = audience.rounds_to_offer()
+            # An event that each run has to set would cost more than these looks.
+            while not audience.has_offered(rounds):  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_SECONDS)
+
 
 class _Audience:
     """All who follow one feed."""
@@ -124,6 +138,8 @@ class _Audience:
         self._loop = asyncio.get_running_loop()
         self._subscribers: dict[Subscriber, None] = {}
         self._frames: dict[tuple[object, bool], tuple[bytes, int, Any]] = {}
+        self._begun = self._ended = 0  # rounds
+        self._due = 0  # subscribers that are sent another run when the loop next turns
         self._round: asyncio.Handle | None = None
         """The next round, or the next slice of this one."""
         self._sent_at = self._loop.time()
@@ -150,6 +166,14 @@ class _Audience:
                     handle.cancel()
         return bool(self._subscribers)
 
+    def rounds_to_offer(self) -> int:
+        """How many rounds there must have been until all that there is now has been offered to everybody."""
+        return self._ended if self._round is None else self._begun + 1
+
+    def has_offered(self, rounds: int) -> bool:
+        """Whether so many have ended, and nobody is due. One that nobody follows any more has no further."""
+        return not self._subscribers or (self._ended >= rounds and not self._due)
+
     def _changed(self) -> None:
         if self._round is None:
             wait = self._round_at + self._tick_seconds - self._loop.time()
@@ -161,6 +185,7 @@ class _Audience:
     def _begin_round(self) -> None:
         self._sent_at = self._round_at = self._loop.time()
         self._frames.clear()
+        self._begun += 1
         self._send_slice(tuple(self._subscribers), 0, self._feed.newest)
 
     def _send_slice(self, subscribers: Sequence[Subscriber], start: int, newest: object) -> None:
@@ -169,6 +194,7 @@ class _Audience:
             self._round = self._loop.call_soon(self._send_slice, subscribers, start + SLICE, newest)
         else:
             self._round = None
+            self._ended += 1
             if newest != self._feed.newest:
                 self._changed()
         ended = self._feed.ended
@@ -211,7 +237,12 @@ class _Audience:
         if length:  # a chunk of none would be the end of the body
             self._send(subscriber, frame, length)
         if not subscriber.writing and (subscriber.cursor != self._feed.newest or self._feed.ended):
-            self._loop.call_soon(self._catch_up, subscriber)
+            self._due += 1
+            self._loop.call_soon(self._catch_up_on, subscriber)
+
+    def _catch_up_on(self, subscriber: Subscriber) -> None:
+        self._due -= 1
+        self._catch_up(subscriber)
 
     def _run(self, cursor: Any, chunked: bool) -> tuple[bytes, int, Any]:
         """What is sent from a cursor on, framed, its bytes of the body, and the cursor behind it."""
