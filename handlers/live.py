@@ -97,7 +97,7 @@ class MountResource(StreamResource):
     async def _tell(self, mount: Mount) -> None:
         args = self.args
         asked = choice(args, "format", "json", ("json", "sse"))
-        self.set_header("Vary", "Accept")
+        self.vary_by("Accept")
         if "format" not in args:
             offers = {FORMATS[name].media_type: name for name in ("json", "sse")}
             asked = offers[preferred(self.request.headers.get("Accept", ""), list(offers))]

@@ -39,6 +39,9 @@ TURN_SECONDS = 0.002
 OFFERED_BYTES = LAG_BYTES // 2
 """After so much it waits until that has been offered to all: else who is sent 64 KiB a turn fell behind."""
 
+LINGER_SECONDS = 10.0
+"""How long the rest of a body is read after its refusal, so that the client comes to read that."""
+
 _LATER = {"Retry-After": "1"}
 
 LINES = "application/x-ndjson"
@@ -71,7 +74,8 @@ class PublishResource(Resource):
         self.max_event, self.limits, self.open_streams = max_event, delivery.limits, delivery.open_streams
         self.fanout = delivery.fanout
         self.held = ExitStack()
-        self.draining = self.taking = False
+        self.draining = self.taking = self.lingers = False
+        self.refused_at = 0.0
         self.begun = False
         """The body, by its first bytes."""
         self.body: _Lines | _OneEvent | None = None
@@ -84,7 +88,12 @@ class PublishResource(Resource):
 
     def prepare(self) -> None:
         """Whatever can be said before the body comes is said: who waits for 100 (Continue) never sends it."""
-        name = self.path_kwargs["name"]
+        try:
+            self._admit(self.path_kwargs["name"])
+        except HTTPError as problem:
+            self._refuse(problem)
+
+    def _admit(self, name: str) -> None:
         channel = self.channels.get(name)
         if channel is None:
             raise self._no_channel(name)
@@ -97,14 +106,20 @@ class PublishResource(Resource):
         try:
             event = text(self.args, "event") if "event" in self.args else ""
             check_name(event)
+            if event == "gap":
+                raise BadParameter("event must not be gap: that is how a channel tells of what was lost")
         except BadParameter as error:
             raise problem_of(error) from error
-        if self._media_type() != LINES:
-            self.body = _OneEvent(channel, event, self.max_event, json=self._media_type() != "text/plain")
-            length = self.request.headers.get("Content-Length", "")
-            if length.isdigit() and int(length) > self.max_event:
-                raise _too_large(self.max_event)
+        media_type = self._media_type()
+        if media_type == LINES:
+            self._begin_lines(channel, event)
             return
+        self.body = _OneEvent(channel, event, self.max_event, json=media_type != "text/plain")
+        length = self.request.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) > self.max_event:
+            raise _too_large(self.max_event)
+
+    def _begin_lines(self, channel: Channel, event: str) -> None:
         if self.open_streams.draining:
             raise Problem(503, "The server is shutting down.", _LATER)
         self.body = _Lines(channel, event, self.max_event, self.fanout)
@@ -142,6 +157,8 @@ class PublishResource(Resource):
 
     async def data_received(self, chunk: bytes) -> None:
         self.begun = True
+        if self.refused_at and time.monotonic() > self.refused_at + LINGER_SECONDS:
+            self.finish()  # Tornado closes the connection: there is more of the body
         if self.body is None:
             return
         self.taking = True
@@ -153,6 +170,48 @@ class PublishResource(Resource):
             self.taking = False
         if self.draining:
             self.drain()
+
+    async def post(self, name: str) -> None:
+        if self.refused_at:
+            self.finish()
+            return
+        if self.body is not None:
+            self.body.end()
+            self.set_status(202)
+            self.set_header("Content-Type", "application/json")
+            self.set_header("Cache-Control", "no-store")
+            self.finish(orjson.dumps({"id": self.body.last, "published": self.body.published}))
+        else:
+            self.channel.clear()
+            self.set_status(204)
+
+    delete = put = patch = post
+
+    def _refuse(self, problem: HTTPError) -> None:
+        """Answer before the body has been read, and read on: who is cut off while it sends reads nothing.
+
+        Who waits for 100 (Continue) sends no body now, and the next request would be taken for it: there the
+        response is finished, on which Tornado closes the connection.
+        """
+        self.body = None
+        self.held.close()
+        self.refused_at = time.monotonic()
+        self.connection.stream.receive_seconds = LINGER_SECONDS
+        self.clear()
+        self.set_status(problem.status_code)
+        self.lingers = self.begun or self.request.headers.get("Expect") != "100-continue"
+        if not self.lingers:
+            self.set_header("Connection", "close")
+        self.write_error(problem.status_code, exc_info=(type(problem), problem, None))
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
+        """Of a refusal that lingers: send it whole, and leave the response open."""
+        if not self.lingers or not isinstance(chunk, bytes):
+            return super().finish(chunk)
+        self.body_bytes = len(chunk)
+        self.set_header("Content-Length", str(len(chunk)))
+        self.write(chunk)
+        return self.flush()
 
     def drain(self) -> None:
         """End a body of many events; what has come of it is published."""
@@ -172,33 +231,6 @@ class PublishResource(Resource):
         self.held.close()
         if self.body is not None and self.body.published:
             log.info("%s broke off its body; published: %d", self.request_id, self.body.published)
-
-    def _refuse(self, problem: Problem) -> None:
-        """In the middle of the body. Tornado reads on, so that the client comes to read this."""
-        self.body = None
-        self.connection.stream.receive_seconds = None  # what comes now no longer counts: the watch ends it
-        self.send_error(problem.status_code, exc_info=(type(problem), problem, None))
-
-    async def post(self, name: str) -> None:
-        assert self.body is not None
-        self.body.end()
-        self.set_status(202)
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", "no-store")
-        self.finish(orjson.dumps({"id": self.body.last, "published": self.body.published}))
-
-    async def delete(self, name: str) -> None:
-        self.channel.clear()
-        self.set_status(204)
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Who waits for 100 (Continue) sends no body now, so the next request would be taken for it."""
-        waits = self.request.headers.get("Expect") == "100-continue" and not self.begun
-        if waits:
-            self.set_header("Connection", "close")
-        super().write_error(status_code, **kwargs)
-        if waits:
-            self.connection.stream.close()
 
 
 class _OneEvent:

@@ -15,6 +15,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from handlers.coding import LEVEL
+from handlers.cors import Cors
 from handlers.fanout import TICK_SECONDS, Fanout
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams
@@ -283,6 +284,7 @@ async def serving(
     tick_seconds: float = TICK_SECONDS,
     grace_seconds: float = 10,
     writers: Writers = Writers(loopback=True),  # noqa: B008, frozen
+    cors: Cors = Cors(),  # noqa: B008, frozen
 ) -> AsyncIterator[Server]:
     """Millrace with the library `root`, and `routes` beside its own; the catalogue lies beside `root`.
 
@@ -309,7 +311,15 @@ async def serving(
         streams, live_channels = tables({**STREAMS, **(channels or {})})
         mounts = Mounts(live_channels.ids, grace_seconds=grace_seconds)
         resources = Resources(
-            root, catalogue, scanner, delivery, streams, live_channels, writers=writers, mounts=mounts
+            root,
+            catalogue,
+            scanner,
+            delivery,
+            streams,
+            live_channels,
+            writers=writers,
+            mounts=mounts,
+            cors=cors,
         )
         if scan:
             await resources.scanner.start()
