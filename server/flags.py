@@ -20,7 +20,10 @@ from server.settings import PREFIX, ROOT, Settings, SettingsError, quoted
 
 
 class Row(NamedTuple):
-    """One setting as `--help`, the docs and the errors show it; `right` stands behind "must be"."""
+    """One setting as `--help`, the docs and the errors show it; `right` stands behind "must be".
+
+    `secret`: it is never shown.
+    """
 
     name: str
     flag: str
@@ -30,6 +33,7 @@ class Row(NamedTuple):
     value: str
     right: str
     default: str
+    secret: bool = False
 
 
 def rows() -> list[Row]:
@@ -37,7 +41,7 @@ def rows() -> list[Row]:
     shown = []
     for name, field in Settings.model_fields.items():
         meaning = str(field.description).partition("\n")[0].removesuffix(".")
-        words = cast(dict[str, str], field.json_schema_extra)
+        words = cast(dict[str, Any], field.json_schema_extra)
         shown.append(Row(name, "--" + name.replace("_", "-"), PREFIX + name.upper(), meaning, **words))
     return shown
 
@@ -120,5 +124,5 @@ def _sentence(error: ErrorDetails, flags: Collection[str]) -> str:
     given = {name.upper() for name, value in os.environ.items() if value}
     name = row.variable if row.name not in flags and row.variable in given else row.flag
     right = str(error.get("ctx", {}).get("error", "")) or row.right
-    found = "" if error["input"] is None else f", not {quoted(str(error['input']))}"
+    found = "" if error["input"] is None or row.secret else f", not {quoted(str(error['input']))}"
     return f"{name} must be {right}{found}"

@@ -57,9 +57,17 @@ class SettingsError(Exception):
     """A setting is wrong. The text is one sentence for the operator; the exit code that goes with it is 2."""
 
 
-def _setting(default: Any, group: str, value: str, right: str, shown: str = "", **checks: Any) -> Any:
-    """A field with its heading, its value's name, what it must be, and its default if another is shown."""
+def _setting(
+    default: Any, group: str, value: str, right: str, shown: str = "", secret: bool = False, **checks: Any
+) -> Any:
+    """A field with its heading, its value's name, what it must be, and its default if another is shown.
+
+    Args:
+        secret: its value is not shown, not even a wrong one.
+    """
     words: dict[str, Any] = {"group": group, "value": value, "right": right, "default": shown or str(default)}
+    if secret:
+        words["secret"], checks["repr"] = True, False
     return Field(default, json_schema_extra=words, **checks)
 
 
@@ -230,7 +238,7 @@ class Settings(BaseSettings):
         "TOKEN",
         "letters, digits and -._~+/ with '=' at the end",
         "this machine only",
-        repr=False,
+        secret=True,
     )
     """Bearer token for publishing.
 
@@ -251,7 +259,7 @@ class Settings(BaseSettings):
     """Sites whose pages may read and publish; *: all."""
 
     source_password: str = _setting(
-        "", "Live audio", "PASSWORD", "printable characters", "loopback", repr=False
+        "", "Live audio", "PASSWORD", "printable characters", "loopback", secret=True
     )
     """Password of live sources (user: source).
 

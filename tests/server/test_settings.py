@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from server.flags import read_settings, rows, version
-from server.settings import Settings, SettingsError
+from server.settings import Settings, SettingsError, quoted
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORT = "a whole number from 0 to 65535"
@@ -21,6 +21,8 @@ SECONDS = "a number of seconds from 0 to 86400"
 PROCESSES = "a whole number from 0 to 1024"
 LOCATION = "a path that begins and ends with a slash, such as /files/"
 NETWORKS = "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16"
+NAMES = "names of letters, digits, '.', '-' and '_', with commas between"
+ORIGINS = "* or origins such as https://example.org, with commas between"
 URL = "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://"
 
 
@@ -98,7 +100,7 @@ def test_every_flag_is_read(library: Path) -> None:
     flags += (
         " --max-streams 0 --max-streams-per-client=7 --trusted-proxies ::1,10.0.0.0/8 --rate-limit 1000000"
     )
-    flags += " --channels a,b.c-d_1 --tick 0 --max-event=1000 --publish-token t0ken== --source-timeout 0"
+    flags += " --tick 0 --max-event=1000 --publish-token t0ken== --source-timeout 0"
     flags += " --cors-origin https://a.example,http://b:8000 --source-grace 1.5 --burst-seconds 0"
     password = "--source-password=hack me"
     others = "--sendfile=off --loop=uvloop --processes=3 --log-level=error"
@@ -127,7 +129,7 @@ def test_every_flag_is_read(library: Path) -> None:
         "loop": "uvloop",
         "processes": 3,
         "compression": 0,
-        "channels": "a,b.c-d_1",
+        "channels": "",  # below: not with several processes
         "tick": 0.0,
         "max_event": 1000,
         "publish_token": "t0ken==",
@@ -277,6 +279,24 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--processes", "1025", PROCESSES),
         ("--compression", "10", "a whole number from 0 to 9"),
         ("--compression", "4.5", "a whole number from 0 to 9"),
+        ("--channels", "a,", NAMES),
+        ("--channels", "a b", NAMES),
+        ("--channels", "-a", NAMES),
+        ("--tick", "5ms", "a number of milliseconds from 0 to 1000"),
+        ("--tick", "1001", "a number of milliseconds from 0 to 1000"),
+        ("--max-event", "0", "a whole number from 1 to 16777216"),
+        ("--max-event", "64K", "a whole number from 1 to 16777216"),
+        ("--publish-token-file", "no/such/file", "a file that exists and can be read"),
+        ("--publish-token-file", "~nobody-of-this-name/token", "a file that exists and can be read"),
+        ("--publish-token-file", __file__, "a file that holds the token, without --publish-token"),
+        ("--cors-origin", "example.org", ORIGINS),
+        ("--cors-origin", "https://example.org/", ORIGINS),
+        ("--cors-origin", "https://a.example, https://b.example", ORIGINS),
+        ("--cors-origin", "*,https://a.example", ORIGINS),
+        ("--cors-origin", "null", ORIGINS),
+        ("--source-timeout", "-1", SECONDS),
+        ("--source-grace", "x", SECONDS),
+        ("--burst-seconds", "61", "a number of seconds from 0 to 60"),
         ("--log-level", "INFO", "debug, info, warning or error"),
         ("--log-level", "", "debug, info, warning or error"),
     ],
@@ -284,6 +304,49 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_wrong_value_is_named_with_what_would_be_right(flag: str, value: str, right: str) -> None:
     """One sentence: the flag, what it must be, what it is."""
     assert refusal(f"{flag}={value}") == f'{flag} must be {right}, not "{value}"'
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "right"),
+    [
+        ("--publish-token", "hack me", "letters, digits and -._~+/ with '=' at the end"),
+        ("--publish-token", "hack=me", "letters, digits and -._~+/ with '=' at the end"),
+        ("--source-password", "hack\x07me", "printable characters"),
+    ],
+)
+def test_a_secret_is_never_shown(flag: str, value: str, right: str) -> None:
+    """Not where it is wrong, and not where settings are."""
+    assert refusal(flag, value) == f"{flag} must be {right}"
+    right_one = read_settings([flag, "hackme"])
+    assert "hackme" not in repr(right_one)
+
+
+def test_a_token_from_a_file(tmp_path: Path) -> None:
+    """The line end is none of it; its text is shown nowhere, and one token is enough."""
+    file = tmp_path / "token"
+    file.write_text("t0ken==\n")
+    settings = read_settings(["--publish-token-file", str(file)])
+    assert settings.publish_token_file == "t0ken=="
+    assert "t0ken" not in repr(settings)
+    sentence = "--publish-token-file must be a file that holds the token, without --publish-token"
+    both = refusal("--publish-token", "t0ken", "--publish-token-file", str(file))
+    assert both == f"{sentence}, not {quoted(str(file))}"
+    file.write_text("hack me\n")
+    assert refusal("--publish-token-file", str(file)) == f"{sentence}, not {quoted(str(file))}"
+
+
+def test_channels_need_one_process() -> None:
+    """Each process would have its own."""
+    assert read_settings(["--channels", "a,b.c-d_1"]).channels == "a,b.c-d_1"
+    sentence = "--channels must be left out with several processes: each would have channels of its own"
+    assert refusal("--channels", "a", "--processes", "2") == f'{sentence}, not "a"'
+
+
+def test_origins_are_as_browsers_send_them() -> None:
+    """In small letters."""
+    settings = read_settings(["--cors-origin", "https://Example.ORG,http://[::1]:3000"])
+    assert settings.cors_origin == "https://example.org,http://[::1]:3000"
+    assert read_settings(["--cors-origin", "*"]).cors_origin == "*"
 
 
 def test_no_number_of_processes_is_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
