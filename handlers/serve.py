@@ -104,6 +104,7 @@ class StreamResource(Resource):
 
     def on_connection_close(self) -> None:
         """The client has gone: Tornado tells us at once, and cancels nothing by itself."""
+        super().on_connection_close()  # for one that takes its body as it comes: nothing more does
         if self.pump is not None:
             self.pump.connection_closed()
 

@@ -8,9 +8,11 @@ import time
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tornado.iostream import IOStream
+from tornado.web import stream_request_body
 
 from handlers.limits import Limits
 from handlers.serve import StreamResource
@@ -473,3 +475,103 @@ async def test_a_handshake_that_does_not_end_is_let_go(tmp_path: Path, encryptio
         server.connect(b"\x16\x03\x01") as client,
     ):
         await asyncio.wait_for(client.rest(), 8)
+
+
+# --- receiving what is sent as it happens ---
+
+
+@stream_request_body
+class Taking(StreamResource):
+    """Takes a body that may be silent for so long (`?silence=`); after its first byte it may begin anew."""
+
+    SUPPORTED_METHODS = ("POST",)
+
+    def prepare(self) -> None:
+        self.stream: Any = self.request.connection.stream  # type: ignore[union-attr]
+        self.stream.receive_seconds = float(self.args["silence"])
+
+    def data_received(self, data: bytes) -> None:
+        if data == b"!":
+            self.stream.receive_seconds = 1
+
+    async def post(self, **parts: str) -> None:
+        self.finish(b"taken")
+
+
+def taking(silence: str) -> bytes:
+    """The head of a request that it takes."""
+    return request(f"/h?silence={silence}", "POST", content_length="5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.gen_test(timeout=30)
+async def test_a_body_whose_silence_is_limited(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    encryption: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    encrypted: bool,
+) -> None:
+    """It has no rate; one that is silent for too long is let go, also where TLS has its own stream."""
+    caplog.set_level(logging.INFO, "millrace.connections")
+    routes = [route(Taking)]
+    context = encryption if encrypted else None
+    async with serving(tmp_path, scan=False, limits=QUICK, routes=routes, encryption=context) as server:
+        connecting = asyncio.open_connection(
+            "127.0.0.1",
+            server.port,
+            ssl=trusting if encrypted else None,
+            server_hostname="localhost" if encrypted else None,
+        )
+        reader, writer = await connecting
+        writer.write(taking("1.5"))
+        for _ in range(5):
+            await asyncio.sleep(0.4)
+            writer.write(b"x")
+        assert b"taken" in await reader.readuntil(b"taken")
+        assert "let go" not in caplog.text
+        began = time.monotonic()
+        writer.write(taking("1.5"))
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        assert time.monotonic() - began > 1
+        writer.close()
+        with suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+    assert "its request's body has stopped" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=30)
+async def test_the_next_request_has_a_rate_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What its handler asked for is for one body."""
+    caplog.set_level(logging.INFO, "millrace.connections")
+    async with (
+        serving(tmp_path, scan=False, limits=QUICK, routes=[route(Taking)]) as server,
+        server.connect(taking("inf") + b"12345") as client,
+    ):
+        await client.until(b"taken")
+        await client.send(request("/healthz", content_length="9000"))
+        await client.rest()
+    assert "its request's body trickles" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=30)
+async def test_a_body_that_is_not_read_is_not_silent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As long as its handler says so; the time begins when it says otherwise."""
+    caplog.set_level(logging.INFO, "millrace.connections")
+    async with (
+        serving(tmp_path, scan=False, limits=QUICK, routes=[route(Taking)]) as server,
+        server.connect(taking("inf")) as client,
+    ):
+        await asyncio.sleep(2)
+        assert "let go" not in caplog.text
+        began = time.monotonic()
+        await client.send(b"!")
+        await client.rest()
+        assert time.monotonic() - began > 0.9
+    assert "its request's body has stopped" in caplog.text
