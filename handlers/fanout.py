@@ -171,8 +171,10 @@ class _Audience:
         return self._ended if self._round is None else self._begun + 1
 
     def has_offered(self, rounds: int) -> bool:
-        """Whether so many have ended, and nobody is due. One that nobody follows any more has no further."""
-        return not self._subscribers or (self._ended >= rounds and not self._due)
+        """Whether so many have ended, or no other is needed, and nobody is due."""
+        if not self._subscribers:
+            return True
+        return (self._round is None or self._ended >= rounds) and not self._due
 
     def _changed(self) -> None:
         if self._round is None:

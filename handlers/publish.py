@@ -141,16 +141,17 @@ class PublishResource(Resource):
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             identity = {"Accept-Encoding": "identity"}
             raise Problem(415, "The body must be sent as it is, without Content-Encoding.", identity)
-        header = Message()
-        header["Content-Type"] = self.request.headers.get("Content-Type", "")
-        found = header.get_content_type() if header["Content-Type"] else "without Content-Type"
+        given = self.request.headers.get("Content-Type", "")
+        found = given.partition(";")[0].strip().lower()
         if found not in MEDIA_TYPES:
             raise Problem(
                 415,
                 "The header Content-Type must be text/plain or application/json (one event) or "
-                f"application/x-ndjson (an event a line), not {found[:100]}: "
+                f"application/x-ndjson (an event a line), not {found[:100] or 'absent'}: "
                 "curl sends it with -H 'Content-Type: text/plain'.",
             )
+        header = Message()  # which makes text/plain of what it does not know
+        header["Content-Type"] = given
         if header.get_content_charset("utf-8") not in _CHARSETS:
             raise Problem(415, "The body must be UTF-8.")
         return found
@@ -161,11 +162,14 @@ class PublishResource(Resource):
             self.finish()  # Tornado closes the connection: there is more of the body
         if self.body is None:
             return
-        self.taking = True
+        stream, self.taking = self.connection.stream, True
+        silence, stream.receive_seconds = stream.receive_seconds, inf  # it is we who do not read
         try:
             await self.body.take(chunk)
         except Problem as problem:
             self._refuse(problem)
+        else:
+            stream.receive_seconds = silence
         finally:
             self.taking = False
         if self.draining:

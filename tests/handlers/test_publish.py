@@ -3,10 +3,12 @@
 import asyncio
 import json
 import logging
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from handlers.fanout import SLICE
 from handlers.limits import Limits
 from handlers.writers import Writers
 from media.subscriptions import channel
@@ -113,6 +115,7 @@ async def test_breaks_in_the_data_become_lines_of_an_event(tmp_path: Path, data:
     ("media_type", "body", "target", "headers", "status", "detail"),
     [
         ("", b"x", "", {}, 415, "text/plain or application/json (one event) or application/x-ndjson"),
+        ("json", b"1", "", {}, 415, "not json: curl"),
         ("application/x-www-form-urlencoded", b"x", "", {}, 415, "curl sends it with -H"),
         ("text/plain; charset=latin-1", b"x", "", {}, 415, "The body must be UTF-8."),
         (TEXT, b"x", "", {"content_encoding": "gzip"}, 415, "without Content-Encoding"),
@@ -309,6 +312,27 @@ async def test_a_refusal_arrives_while_the_client_sends(
             assert (refused.status, healthy.status) == (status, 200)
 
 
+@pytest.mark.gen_test
+async def test_what_follows_a_refusal_is_not_read_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes on sending for too long is cut off."""
+    monkeypatch.setattr("handlers.publish.LINGER_SECONDS", 0.2)
+    async with (
+        serving(tmp_path, scan=False, writers=TOKEN) as server,
+        server.connect(begun()) as client,
+    ):
+        assert (await answered(client)).status == 401
+
+        async def flood() -> None:
+            while True:
+                await client.send(chunk(b"1\n"))
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(ConnectionError):
+            await flood()
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [({}, 401), ({"authorization": "Bearer s3cret"}, 413), ({"authorization": "Bearer s3cret"}, 202)],
@@ -390,6 +414,20 @@ async def test_a_body_may_trickle_and_not_be_silent(tmp_path: Path, caplog: pyte
         assert "let go" not in caplog.text
         await asyncio.wait_for(client.rest(), 15)
     assert "its request's body has stopped" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=60)
+async def test_a_body_is_published_to_more_than_are_sent_to_in_one_turn(tmp_path: Path) -> None:
+    """What is waited for comes to an end, wherever in a round of sending the wait begins."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(tmp_path, scan=False))
+        for _ in range(SLICE + 50):
+            client = await stack.enter_async_context(server.connect(request("/stream/events?format=text")))
+            await client.until(b"\r\n\r\n")
+        for size in range(1000, 3000, 250):
+            answer = await publish(server, b"1\n" * size, LINES)
+            assert json.loads(answer.body)["published"] == size
 
 
 @pytest.mark.slow

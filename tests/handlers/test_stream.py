@@ -13,6 +13,7 @@ import pytest
 
 from handlers.limits import Limits
 from handlers.stream import NamedStreamResource, StreamsResource
+from handlers.writers import Writers
 from media.generated import Stream, StreamRequest, generated, generated_bytes
 from media.records import FORMATS, Event, Format, Item
 from media.subscriptions import Channels
@@ -25,7 +26,8 @@ RECORDS = [{"id": 1, "name": "하나"}, {"id": 2, "name": 'two, "2"'}]
 def routes_of(**streams: Stream) -> list[Route]:
     """Routes of a user's streams, and of their list, under /own."""
     arguments: dict[str, object] = {"delivery": None, "streams": streams, "channels": Channels({})}
-    return [("/own", StreamsResource, arguments), ("/own/(?P<name>.+)", NamedStreamResource, arguments)]
+    listed = {**arguments, "writers": Writers()}
+    return [("/own", StreamsResource, listed), ("/own/(?P<name>.+)", NamedStreamResource, arguments)]
 
 
 async def two_records(request: StreamRequest) -> AsyncGenerator[Item, None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from handlers.limits import Limits
+from handlers.writers import Writers
 from media.catalogue import Catalogue
 from server import resources
 from server.resources import Scanner, open_resources
@@ -161,14 +162,55 @@ async def test_ready_while_requests_are_taken(settings: Settings) -> None:
         assert not opened.ready()
 
 
+@pytest.mark.parametrize(
+    ("set_to", "writers"),
+    [
+        ({}, Writers(loopback=True)),
+        ({"address": "::1"}, Writers(loopback=True)),
+        ({"address": "localhost"}, Writers(loopback=True)),
+        ({"address": "0.0.0.0"}, Writers()),
+        ({"address": "media.example.org"}, Writers()),
+        ({"publish_token": "t", "source_password": "p"}, Writers("t", "p", loopback=True)),
+        ({"publish_token_file": "t"}, Writers("t", loopback=True)),
+        ({"processes": 2}, Writers(loopback=True, processes=2)),
+    ],
+)
+@pytest.mark.gen_test
+async def test_who_may_write_is_the_settings(
+    settings: Settings, set_to: dict[str, object], writers: Writers
+) -> None:
+    """Without a secret only a server on loopback is written to."""
+    async with open_resources(settings.model_copy(update=set_to)) as opened:
+        assert opened.writers == writers
+
+
+@pytest.mark.gen_test
+async def test_channels_are_the_settings(settings: Settings) -> None:
+    """Beside those that are shipped; origins and the size of an event, too."""
+    set_to = {"channels": "a,b", "cors_origin": "https://a.example,http://b:1", "max_event": 7}
+    async with open_resources(settings.model_copy(update=set_to)) as opened:
+        assert [*opened.channels] == ["events", "a", "b"]
+        origins = frozenset({"https://a.example", "http://b:1"})
+        assert opened.cors.origins == opened.writers.origins == origins
+        assert opened.max_event == 7
+
+
+@pytest.mark.gen_test
+async def test_a_channel_with_the_name_of_a_stream(settings: Settings) -> None:
+    """Is refused, and named."""
+    with pytest.raises(SettingsError, match='names that no stream has, not "clock"'):
+        async with open_resources(settings.model_copy(update={"channels": "a,clock"})):
+            pass
+
+
 @pytest.mark.gen_test
 async def test_limits_are_the_settings(settings: Settings) -> None:
     """Each is the one that was set."""
     set_to = {"heartbeat": 3.0, "stall": 4.0, "min_rate": 5, "header_timeout": 6.0}
-    set_to |= {"idle_timeout": 10.0}
+    set_to |= {"body_timeout": 11.0, "idle_timeout": 10.0}
     set_to |= {"max_streams": 7, "max_streams_per_client": 8, "rate_limit": 9}
     async with open_resources(settings.model_copy(update=set_to)) as opened:
-        assert opened.delivery.limits == Limits(3, 4, 5, 6, 10, 7, 8)
+        assert opened.delivery.limits == Limits(3, 4, 5, 6, 11, 10, 7, 8)
         assert opened.delivery.rate.bytes_per_second == 9
 
 
