@@ -6,8 +6,8 @@ import re
 import ssl
 import time
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from handlers.outgoing import Outgoing
 from media import channel as log
 from media.channel import Channel, History
 from media.live import AudioFeed
-from media.source import Body, Facts, Feed, Following
+from media.source import Feed, Following
 from media.subscriptions import EARLIEST, Events, channel
 from server import tls
 from tests.certificates import make_pair
 from tests.conftest import AccessLog, ExpectLog
-from tests.serving import Client, Response, Server, eventually, request, serving, source_route
+from tests.serving import Client, Response, Server, eventually, feed_route, request, serving
 
 MIB = 1024 * 1024
 
@@ -659,17 +659,6 @@ async def test_a_poll_may_be_coded(tmp_path: Path) -> None:
 # --- what is a client's own ---
 
 
-def feed_route(path: str, feed: Feed, own: Callable[[bytes], bytes] | None = None) -> Any:
-    """A route on which `feed` is followed from now on."""
-
-    @asynccontextmanager
-    async def make() -> AsyncGenerator[Body, None]:
-        following = Following(feed, feed.newest, b"", own)
-        yield Body(Facts("text/plain", live=True), following.chunks, following=following)
-
-    return source_route(path, make)
-
-
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.gen_test
 async def test_a_client_may_have_something_of_its_own(tmp_path: Path, version: str) -> None:
@@ -677,7 +666,7 @@ async def test_a_client_may_have_something_of_its_own(tmp_path: Path, version: s
     published = Channel()
     feed = Events((published,), "text")
     routes = [
-        feed_route("/own", feed, lambda run: b"" if b"skip" in run else run.upper() + b"!"),
+        feed_route("/own", feed, own=lambda run: b"" if b"skip" in run else run.upper() + b"!"),
         feed_route("/plain", feed),
     ]
     async with (
@@ -711,7 +700,7 @@ async def test_an_error_of_one_is_not_the_end_of_the_round(
 
     published = Channel()
     feed = Events((published,), "text")
-    routes = [feed_route("/failing", feed, failing), feed_route("/plain", feed)]
+    routes = [feed_route("/failing", feed, own=failing), feed_route("/plain", feed)]
     async with (
         serving(tmp_path, scan=False, routes=routes) as server,
         server.connect(request("/failing")) as broken,
