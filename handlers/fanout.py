@@ -30,6 +30,8 @@ SLICE = 200
 LOOK_SECONDS = 0.001
 """Between two looks whether all is offered."""
 
+OFFERING_SECONDS = 1.0
+
 _FRAMES = 16  # runs from different cursors that are kept at a time
 
 
@@ -119,12 +121,14 @@ class Fanout:
     async def offered(self) -> None:
         """Wait until what there is now has been offered to every kernel that takes something.
 
-        For who makes news faster than it can be sent. No subscriber is waited for.
+        For who makes news faster than it can be sent. No subscriber is waited for, and nobody is for longer
+        than OFFERING_SECONDS: clients that begin at the whole history again and again would hold it up.
         """
+        until = asyncio.get_running_loop().time() + OFFERING_SECONDS
         for audience in tuple(self._audiences.values()):
             rounds = audience.rounds_to_offer()
             # An event that each run has to set would cost more than these looks.
-            while not audience.has_offered(rounds):  # noqa: ASYNC110
+            while not audience.has_offered(rounds) and asyncio.get_running_loop().time() < until:
                 await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from media.decoding import utf8
 from media.source import BadParameter, FellBehind
 
-LAG_BYTES = 1024 * 1024
-"""How much subscribers that are connected may be behind by, also where the history is shorter."""
+LAG_BYTES = 8 * 1024 * 1024
+"""How much subscribers that are connected may be behind by, also where the history is shorter. A megabyte was
+20 ms of a body of small events: everybody who listened was let go."""
 
 EVENT_NAME_BYTES = 256
 """The longest name of an event."""

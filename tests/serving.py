@@ -23,7 +23,7 @@ from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from handlers.writers import Writers
 from media.catalogue import Catalogue
 from media.live import Mounts
-from media.source import Body, Chunks, Facts, Source
+from media.source import Body, Chunks, Facts, Feed, Following, Source
 from media.streams import STREAMS
 from media.subscriptions import ChannelRow
 from server import httpserver
@@ -232,6 +232,19 @@ def chunks_route(
     @asynccontextmanager
     async def make() -> AsyncGenerator[Body, None]:
         yield Body(Facts(media_type, **facts), chunks)  # type: ignore[arg-type]
+
+    return source_route(path, make)
+
+
+def feed_route(
+    path: str, feed: Feed, opening: bytes = b"", own: Callable[[bytes], bytes] | None = None
+) -> Route:
+    """A route on which `feed` is followed from now on; the rest as Following has it."""
+
+    @asynccontextmanager
+    async def make() -> AsyncGenerator[Body, None]:
+        following = Following(feed, feed.newest, opening, own)
+        yield Body(Facts("text/plain", live=True), following.chunks, following=following)
 
     return source_route(path, make)
 

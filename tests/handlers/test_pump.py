@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 import tracemalloc
 from collections.abc import AsyncGenerator, Callable
@@ -16,7 +17,9 @@ from handlers import pump
 from handlers.limits import Limits
 from handlers.open_streams import OpenStreams, Outcome
 from handlers.serve import Delivery, serve
-from media.source import Body, Chunks, Facts
+from media.channel import Channel
+from media.source import Body, Chunks, Facts, Following
+from media.subscriptions import Events
 from server import httpserver
 from tests.conftest import AccessLog, ExpectLog
 from tests.serving import (
@@ -27,6 +30,7 @@ from tests.serving import (
     SourceResource,
     chunks_route,
     eventually,
+    feed_route,
     request,
     serving,
     source_route,
@@ -1196,3 +1200,109 @@ async def test_a_stream_over_a_socket_that_is_not_tcp(tmp_path: Path, script: Sc
     server.stop()
     await server.close_all_connections()
     await delivery.open_streams.ended()
+
+
+# --- what many follow ---
+
+
+@pytest.fixture
+def published() -> Channel:
+    """A channel that only the test knows."""
+    return Channel()
+
+
+@pytest.mark.parametrize("length", [0, 1, 20_000, 3 * MIB])
+@pytest.mark.gen_test
+async def test_an_opening_of_any_length_comes_first(
+    tmp_path: Path, access_log: AccessLog, published: Channel, length: int
+) -> None:
+    """With the headers, at once; what was published meanwhile follows it."""
+    opening = os.urandom(length)
+    routes = [feed_route("/s", Events((published,), "text"), opening)]
+    async with (
+        serving(tmp_path, scan=False, routes=routes) as server,
+        server.connect(request("/s", connection="close"), receive_bytes=65536) as client,
+    ):
+        await eventually(lambda: len(server.open_streams) == 1)
+        await asyncio.sleep(0)
+        published.publish(b"behind it")
+        await client.until(b"behind it")
+        server.open_streams.drain()
+        response = Response.parsed((await client.rest())[0])
+    assert response.whole
+    assert response.body == opening + b"behind it\n"
+    assert access_log.endings == [("drained", length + len(b"behind it\n"))]
+
+
+@pytest.mark.gen_test
+async def test_the_first_byte_of_a_silent_feed_are_its_headers(
+    tmp_path: Path, access_log: AccessLog, published: Channel
+) -> None:
+    """In the log it would else be the end, hours later."""
+    routes = [feed_route("/s", Events((published,), "text"))]
+    async with serving(tmp_path, scan=False, routes=routes) as server:
+        async with server.connect(request("/s")) as client:
+            await client.until(b"\r\n\r\n")
+            await asyncio.sleep(0.2)
+        await eventually(lambda: access_log.lines)
+    found = re.search(r"first ([0-9.]+) ms total ([0-9.]+) ms", access_log.lines[0])
+    assert found is not None
+    assert float(found[1]) + 150 < float(found[2])
+
+
+@pytest.mark.gen_test
+async def test_an_opening_that_cannot_be_sent_is_no_complete_response(
+    tmp_path: Path, access_log: AccessLog, published: Channel
+) -> None:
+    """The client has reset the connection, and the loop has had no turn to notice."""
+    clients: list[Client] = []
+
+    @asynccontextmanager
+    async def make() -> AsyncGenerator[Body, None]:
+        feed = Events((published,), "text")
+        following = Following(feed, feed.newest, b"opening")
+        await eventually(lambda: clients)
+        clients[0].reset()
+        yield Body(Facts("text/plain", live=True), following.chunks, following=following)
+
+    async with (
+        serving(tmp_path, scan=False, routes=[source_route("/s", make)]) as server,
+        server.connect(request("/s")) as client,
+    ):
+        clients.append(client)
+        await eventually(lambda: access_log.endings)
+    assert access_log.endings == [("disconnected", len(b"opening"))]
+
+
+@pytest.mark.gen_test
+async def test_an_opening_that_is_no_bytes_is_a_failure(
+    tmp_path: Path, access_log: AccessLog, published: Channel, expect_log: ExpectLog
+) -> None:
+    """While it can still be a status."""
+    expect_log("millrace", 40, "TypeError")
+    routes = [feed_route("/s", Events((published,), "text"), "text")]  # type: ignore[arg-type]
+    async with serving(tmp_path, scan=False, routes=routes) as server:
+        response = await server.get("/s")
+        await eventually(lambda: access_log.endings)
+    assert response.status == 500
+
+
+@pytest.mark.parametrize("end", ["drain", "break_off"])
+@pytest.mark.gen_test
+async def test_how_a_server_ends_who_follows(
+    tmp_path: Path, access_log: AccessLog, published: Channel, end: str
+) -> None:
+    """An endless body is whole wherever it ends."""
+    routes = [feed_route("/s", Events((published,), "text"), b"opening")]
+    async with (
+        serving(tmp_path, scan=False, routes=routes) as server,
+        server.connect(request("/s", connection="close")) as client,
+    ):
+        await client.until(b"opening")
+        getattr(server.open_streams, end)()
+        received, _ = await client.rest()
+        await asyncio.wait_for(server.open_streams.ended(), 1)
+        assert published._watchers == {}
+    assert Response.parsed(received).body == b"opening"
+    assert Response.parsed(received).whole
+    assert access_log.endings[0][0] == "drained"

@@ -189,27 +189,28 @@ def test_without_a_history_the_lag_keeps_those_who_are_connected() -> None:
     assert behind(channel, 1) == list(range(2, 12))
 
 
-def test_the_newest_event_is_kept_however_large() -> None:
+def test_the_newest_event_is_kept_however_large(no_lag: None) -> None:
     """Else nobody could be sent it."""
     channel = Channel(history=History(events=0))
-    published(channel, 2, 3 * LAG_BYTES)
+    published(channel, 2, 3000)
     assert behind(channel, 1) == [2]
     assert channel.lost(0)
 
 
-def test_a_history_longer_than_the_lag_keeps_all_of_it() -> None:
+def test_a_history_longer_than_the_lag_keeps_all_of_it(no_lag: None) -> None:
     """Nobody is behind whom the history still reaches."""
-    channel = Channel(history=History(events=100, size=100 * LAG_BYTES))
-    published(channel, 20, LAG_BYTES)
+    channel = Channel(history=History(events=100))
+    published(channel, 20, 1000)
     assert behind(channel, 0) == list(range(1, 21))
 
 
 @pytest.mark.parametrize("count", [50, 3000, 10_000])
-def test_what_is_gone_is_let_go(count: int) -> None:
+def test_what_is_gone_is_let_go(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a log that goes on for ever, no more is held than a little over what is kept."""
-    channel = Channel(history=History(events=10), ids=Ids("e"))
-    published(channel, count, 2000)
-    kept = LAG_BYTES // (2000 + ENTRY_BYTES)
+    kept = 400
+    monkeypatch.setattr(channels, "LAG_BYTES", kept * (20 + ENTRY_BYTES))
+    channel = Channel(history=History(events=10))
+    published(channel, count, 20)
     assert len(channel._entries) <= kept * 8 / 7 + 1
     assert len(behind(channel, max(0, count - kept))) == min(kept, count)
 
