@@ -2,5 +2,5 @@
 
 A scenario (`scenarios/`) says what is asked, a peer (`peers/`) is a server that can be asked, a file each;
 `load/` asks. A new scenario also needs its place in `__main__.SCENARIOS` and a block in the docs, a new peer
-its place in `__main__.PEERS` and in `.ci/run`.
+its place in `__main__` beside its like and in `.ci/run`.
 """

@@ -10,62 +10,110 @@ from pathlib import Path
 from benchmarks import measure, picture, report
 from benchmarks.library import Library, make_library
 from benchmarks.measure import BenchmarkError
-from benchmarks.peers import Peer, aiohttp, millrace, nginx, starlette, static_file_handler, tutorial
-from benchmarks.scenarios import Effort, Rounds, Scenario, connections, large_file, latency, rounds, small
+from benchmarks.peers import (
+    Peer,
+    aiohttp,
+    aiohttp_queues,
+    icecast,
+    millrace,
+    nchan,
+    nginx,
+    sse_starlette,
+    starlette,
+    static_file_handler,
+    tutorial,
+)
+from benchmarks.scenarios import (
+    Effort,
+    Rounds,
+    Scenario,
+    connections,
+    fanout,
+    held,
+    large_file,
+    latency,
+    live_audio,
+    rounds,
+    small,
+)
 
 LEAST_SECONDS = 0.1
 """Less would measure what lies in the sockets' buffers."""
 
-SCENARIOS = {
-    scenario.name: scenario
-    for scenario in (large_file.SCENARIO, small.SCENARIO, latency.SCENARIO, connections.SCENARIO)
-}
+LEAST_SUBSCRIBERS = 2
+"""One for warming up; the others' memory is measured."""
 
-PEERS = {
-    peer.key: peer
-    for peer in (
-        millrace.PEER,
-        nginx.PEER,
-        aiohttp.PEER,
-        starlette.PEER,
-        static_file_handler.PEER,
-        tutorial.PEER,
+FILES = (
+    millrace.PEER,
+    nginx.PEER,
+    aiohttp.PEER,
+    starlette.PEER,
+    static_file_handler.PEER,
+    tutorial.PEER,
+)
+EVENTS = (
+    millrace.CHANNEL,
+    millrace.LINES,
+    millrace.SINGLE,
+    nchan.PEER,
+    aiohttp_queues.PEER,
+    sse_starlette.PEER,
+)
+AUDIO = (millrace.LIVE, icecast.PEER)
+
+SCENARIOS = {
+    scenario.name: (scenario, peers)
+    for scenario, peers in (
+        (large_file.SCENARIO, FILES),
+        (small.SCENARIO, FILES),
+        (latency.SCENARIO, FILES),
+        (connections.SCENARIO, FILES),
+        (fanout.SCENARIO, EVENTS),
+        (held.SCENARIO, EVENTS[:1]),
+        (live_audio.SCENARIO, AUDIO),
     )
 }
-"""The first that is measured is compared with the others."""
+"""What is measured, and with whom."""
+
+PEERS = tuple(dict.fromkeys(peer.key for _, peers in SCENARIOS.values() for peer in peers))
 
 
 def main() -> int:
     """Print the scenarios' tables. Exit code 1 where nothing could be measured."""
     asked = _arguments()
     names = list(SCENARIOS) if "all" in asked.scenarios else asked.scenarios
-    effort = Effort(asked.seconds, asked.rounds)
+    effort = Effort(asked.seconds, asked.rounds, asked.subscribers, asked.held, asked.size_mib)
+    measure.raise_descriptor_limit()
     try:
-        peers = able(asked.peers)
+        taking_part = {name: peers for name in names if (peers := able(SCENARIOS[name][1], asked.peers))}
         found: dict[str, Rounds] = {}
         with tempfile.TemporaryDirectory() as scratch:
             served = make_library(Path(scratch, "library"), asked.size_mib)
-            for name in names:
-                found[name], text = _measured(SCENARIOS[name], peers, effort, served)
+            for name, peers in taking_part.items():
+                found[name], text = _measured(SCENARIOS[name][0], peers, effort, served)
                 print(f"{text}\n", flush=True)
                 if asked.markdown:
                     report.write_block(asked.markdown, name, text)
+        if not found:
+            raise BenchmarkError(f"none of those that were named takes part in {', '.join(names)}")
         if asked.picture:
-            asked.picture.write_text(picture.drawn(SCENARIOS, found, peers))
+            scenarios = {name: SCENARIOS[name][0] for name in found}
+            asked.picture.write_text(picture.drawn(scenarios, found))
     except (BenchmarkError, ValueError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def able(keys: Sequence[str]) -> list[Peer]:
-    """The peers that were named, or all those that can be measured here.
+def able(peers: Sequence[Peer], keys: Sequence[str]) -> list[Peer]:
+    """Of these peers those that were named, in that order, or all that can be measured here.
 
     Raises:
         BenchmarkError: one that was named cannot.
     """
     found = []
-    for peer in map(PEERS.__getitem__, keys or PEERS):
+    by_key = {peer.key: peer for peer in peers}
+    for peer in [by_key[key] for key in keys or by_key if key in by_key]:
         if missing := ", ".join(peer.missing()):
             if keys:
                 raise BenchmarkError(f"{peer.name} needs {missing}")
@@ -83,6 +131,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1, help="of each measurement [1]")
     parser.add_argument("--rounds", type=int, default=5, help="every peer is measured once in each [5]")
     parser.add_argument("--size-mib", type=int, default=256, help="of the large file [256]")
+    parser.add_argument(
+        "--subscribers", type=int, default=1000, help="of events, and listeners of audio [1000]"
+    )
+    parser.add_argument(
+        "--held", type=int, default=10_000, help="subscribers to whom nothing happens [10000]"
+    )
     parser.add_argument("--peers", type=_keys, default=[], metavar="A,B", help=f"of {','.join(PEERS)} [all]")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the tables into their blocks, too"
@@ -91,6 +145,8 @@ def _arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     if asked.seconds < LEAST_SECONDS or asked.rounds < 1 or asked.size_mib < 1:
         parser.error(f"at least {LEAST_SECONDS} seconds, 1 round and 1 MiB")
+    if min(asked.subscribers, asked.held) < LEAST_SUBSCRIBERS:
+        parser.error(f"at least {LEAST_SUBSCRIBERS} subscribers")
     return asked
 
 
@@ -107,7 +163,7 @@ def _measured(
     """The figures, and the text that shows them."""
     load_before = os.getloadavg()[0]
     found = rounds(scenario, peers, effort, served)
-    effort_spent = f"{served.large_bytes >> 20} MiB, rounds of {effort.seconds:g} s: {effort.rounds}"
+    effort_spent = f"{scenario.scale(effort)}, rounds of {effort.seconds:g} s: {effort.rounds}"
     load_average = f"load average {load_before:.2f} before and {os.getloadavg()[0]:.2f} after"
     parts = [report.figures(scenario, found, peers), f"{effort_spent}; {measure.machine()}; {load_average}."]
     if any(column.compared for column in scenario.columns) and len(peers) > 1:

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -85,6 +86,12 @@ def server(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[str]]
         yield process
 
 
+def raise_descriptor_limit() -> None:
+    """Let processes started from now on have as many descriptors as they may; usual is a thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nothing listens at."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -102,6 +109,12 @@ def usage(pid: int) -> Usage:
         peak_kib += int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0])
         descriptors += len(list(Path(f"/proc/{member}/fd").iterdir()))
     return Usage(cpu_seconds, rss_kib * 1024, peak_kib * 1024, descriptors)
+
+
+def pss_bytes(pid: int) -> int:
+    """The memory of the process and its children; what some of them share is shared out among them (PSS)."""
+    rollups = (Path(f"/proc/{member}/smaps_rollup").read_text() for member in _family(pid))
+    return sum(int(re.findall(r"^Pss:\s*(\d+) kB", rollup, re.M)[0]) for rollup in rollups) * 1024
 
 
 def reset_peak(pid: int) -> None:
@@ -123,12 +136,14 @@ def machine() -> str:
 
 def _versions() -> Iterator[tuple[str, str]]:
     """Of the packages and programs that peers are made of, as far as they are installed."""
-    for package in ("tornado", "aiohttp", "starlette", "uvicorn", "uvloop"):
+    for package in ("tornado", "aiohttp", "starlette", "sse-starlette", "uvicorn", "uvloop"):
         with suppress(importlib.metadata.PackageNotFoundError):
             yield package, importlib.metadata.version(package)
-    if nginx := program_path("nginx"):
-        shown = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=False).stderr
-        yield "nginx", shown.strip().rpartition("/")[2]
+    for name in ("nginx", "icecast2"):
+        if path := program_path(name):
+            shown = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
+            found = re.search(r"\d+(\.\d+)+", shown.stdout + shown.stderr)
+            yield name, found.group() if found else ""
 
 
 def _listens(port: int) -> bool:

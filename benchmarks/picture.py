@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 from benchmarks.peers import Peer
-from benchmarks.report import Spread, spread, three_digits
+from benchmarks.report import Spread, sides, spread, three_digits
 from benchmarks.scenarios import Rounds, Scenario
 
 
@@ -32,6 +32,11 @@ PANELS = (
     Panel("small", "2 KiB text", "requests/CPU-s", "2 KiB texts a CPU-second (more is better)"),
     Panel("latency", "8 downloads", "kept p99 ms", "Beside 8 downloads: p99 ms (less is better)"),
     Panel("latency", "1 cold file", "kept p99 ms", "Beside a cold file: p99 ms (less is better)"),
+    Panel("fanout", "100 bytes", "deliveries/CPU-s", "Events delivered a CPU-second (more is better)"),
+    Panel("fanout", "100 bytes", "one by one/CPU-s", "Events delivered one by one (more is better)"),
+    Panel("fanout", "100 bytes", "p99 ms", "Ten events a second: p99 ms (less is better)"),
+    Panel("fanout", "100 bytes", "KB a subscriber", "KB an idle subscriber (less is better)"),
+    Panel("live_audio", "128 kbit/s", "CPU, %", "Live audio: CPU, % of a core (less is better)"),
 )
 
 _COLUMNS = 2
@@ -41,11 +46,12 @@ _TEXT, _LINE, _OURS, _OTHERS = "#747b83", "#8b949e", "#d9730d", "#4f86c6"
 """Each at least 3 : 1 against white and against GitHub's #0d1117, the text 4 : 1."""
 
 
-def drawn(scenarios: Mapping[str, Scenario], found: Mapping[str, Rounds], peers: Sequence[Peer]) -> str:
-    """The panels of the scenarios that were measured."""
+def drawn(scenarios: Mapping[str, Scenario], found: Mapping[str, Rounds]) -> str:
+    """The panels of the scenarios that were measured, with the peers of each in their order."""
     panels = [panel for panel in PANELS if panel.scenario in found]
-    panel_height = _TITLE_HEIGHT + _ROW_HEIGHT * len(peers) + _GAP
-    width, height = _PANEL_WIDTH * _COLUMNS, panel_height * -(-len(panels) // _COLUMNS)
+    lines = [panels[begin : begin + _COLUMNS] for begin in range(0, len(panels), _COLUMNS)]
+    heights = [max(_height(_peers(found[panel.scenario])) for panel in line) for line in lines]
+    width, height = _PANEL_WIDTH * _COLUMNS, sum(heights)
     svg = ET.Element(
         "svg",
         {
@@ -59,14 +65,25 @@ def drawn(scenarios: Mapping[str, Scenario], found: Mapping[str, Rounds], peers:
         },
     )
     ET.SubElement(svg, "title").text = "Millrace beside its peers; the tables have the same figures"
-    for number, panel in enumerate(panels):
-        x, y = number % _COLUMNS * _PANEL_WIDTH, number // _COLUMNS * panel_height
-        group = ET.SubElement(svg, "g", {"transform": f"translate({x} {y})"})
-        scenario, rounds = scenarios[panel.scenario], found[panel.scenario]
-        spreads = [spread(scenario, rounds, panel.case, peer, panel.column) for peer in peers]
-        _draw(group, panel, peers, spreads)
+    for row, line in enumerate(lines):
+        for column, panel in enumerate(line):
+            x, y = column * _PANEL_WIDTH, sum(heights[:row])
+            group = ET.SubElement(svg, "g", {"transform": f"translate({x} {y})"})
+            scenario, rounds = scenarios[panel.scenario], found[panel.scenario]
+            peers = _peers(rounds)
+            spreads = [spread(scenario, rounds, panel.case, peer, panel.column) for peer in peers]
+            _draw(group, panel, peers, spreads)
     ET.indent(svg)
     return ET.tostring(svg, encoding="unicode") + "\n"
+
+
+def _peers(rounds: Rounds) -> list[Peer]:
+    """Those of the first round, where they stand in their order."""
+    return list(dict.fromkeys(peer for _, peer in rounds))
+
+
+def _height(peers: Sequence[Peer]) -> int:
+    return _TITLE_HEIGHT + _ROW_HEIGHT * len(peers) + _GAP
 
 
 def _draw(group: ET.Element, panel: Panel, peers: Sequence[Peer], spreads: Sequence[Spread]) -> None:
@@ -84,10 +101,11 @@ def _draw(group: ET.Element, panel: Panel, peers: Sequence[Peer], spreads: Seque
         _line(group, (x, _TITLE_HEIGHT), (x, bottom), {"stroke-width": "1", "stroke-dasharray": "2 3"})
         label = f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
         _write(group, x, bottom + 12, label, {"text-anchor": "middle", "font-size": "10"})
+    ours, _ = sides(peers)
     for number, (peer, each) in enumerate(zip(peers, spreads, strict=True)):
         y = _TITLE_HEIGHT + _ROW_HEIGHT * (number + 0.5)
-        colour = _OTHERS if number else _OURS
-        weight = {} if number else {"font-weight": "600"}
+        colour = _OURS if peer in ours else _OTHERS
+        weight = {"font-weight": "600"} if peer in ours else {}
         _write(group, _NAME_WIDTH - 10, y + 4, peer.name, {"text-anchor": "end", **weight})
         ends = (across(min(each.values)), y), (across(max(each.values)), y)
         _line(group, *ends, {"stroke": colour, "stroke-width": "2"})

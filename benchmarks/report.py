@@ -37,24 +37,28 @@ def spread(scenario: Scenario, rounds: Rounds, case: str, peer: Peer, column: st
     return Spread(tuple(figures[number] for figures in rounds[case, peer]))
 
 
+def sides(peers: Sequence[Peer]) -> tuple[Sequence[Peer], Sequence[Peer]]:
+    """Those that are compared, and with whom: ours with all others; where none or all are ours, the first."""
+    ours = [peer for peer in peers if peer.ours]
+    if not ours or len(ours) == len(peers):
+        ours = list(peers[:1])
+    return ours, [peer for peer in peers if peer not in ours]
+
+
 def ratios(scenario: Scenario, rounds: Rounds, peers: Sequence[Peer]) -> str:
-    """A table of what the first peer has, divided by what each other has."""
-    ours, *others = peers
+    """A table for each of ours of what it has, divided by what each other has."""
     compared = [column.name for column in scenario.columns if column.compared]
-    rows = [
-        (
-            case,
-            column,
-            *(
-                spread(scenario, rounds, case, ours, column) / spread(scenario, rounds, case, other, column)
-                for other in others
-            ),
-        )
-        for case in scenario.cases
-        for column in compared
-    ]
-    heads = ["case", "ratio", *(f"{ours.name} : {other.name}" for other in others)]
-    return table(heads, rows, texts=2)
+    tables = []
+    ours, others = sides(peers)
+    for one in ours:
+        rows = []
+        for case in scenario.cases:
+            for column in compared:
+                figure, *theirs = (spread(scenario, rounds, case, peer, column) for peer in (one, *others))
+                rows.append((case, column, *(figure / other for other in theirs)))
+        heads = ["case", "ratio", *(f"{one.name} : {other.name}" for other in others)]
+        tables.append(table(heads, rows, texts=2))
+    return "\n\n".join(tables)
 
 
 def figures(scenario: Scenario, rounds: Rounds, peers: Sequence[Peer]) -> str:

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import queue
 import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,11 +20,12 @@ import pytest
 
 from benchmarks import library, picture
 from benchmarks.__main__ import able
-from benchmarks.load import beside, going_on, probe, resets, transfer
+from benchmarks.load import beside, fanout, going_on, held, listeners, probe, resets, transfer
+from benchmarks.load.endless import opened
 from benchmarks.load.exchange import Exchange, request
 from benchmarks.measure import BenchmarkError, reset_peak, usage
 from benchmarks.peers import Peer
-from benchmarks.report import Spread, figures, ratios, write_block
+from benchmarks.report import Spread, figures, ratios, sides, write_block
 from benchmarks.scenarios import Column, Rounds, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,16 +75,27 @@ def test_a_run_prints_its_tables_and_writes_them_and_a_picture(tmp_path: Path) -
     assert svg.read_text().count("StaticFileHandler") == 2
 
 
-def test_a_peer_that_was_named_and_is_absent_stops_the_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_peer_that_was_named_and_is_absent_stops_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     """One that was not named is left out with a line that says so."""
-    absent = Peer("x", "Absent", lambda *_: [], program="no-such-program", packages=("os", "no_such_package"))
-    monkeypatch.setattr("benchmarks.__main__.PEERS", {"a": A, "x": absent})
-    assert able([]) == [A]
-    assert capsys.readouterr().err == "Absent is left out: it needs no_such_package, no-such-program\n"
-    with pytest.raises(BenchmarkError, match="Absent needs no_such_package, no-such-program"):
-        able(["a", "x"])
+    absent = Peer(
+        "x",
+        "Absent",
+        lambda *_: [],
+        program="no-such-program",
+        file="/no/such/module",
+        packages=("os", "no_such_package"),
+    )
+    assert able([A, absent], []) == [A]
+    needed = "no_such_package, no-such-program, /no/such/module"
+    assert capsys.readouterr().err == f"Absent is left out: it needs {needed}\n"
+    with pytest.raises(BenchmarkError, match=f"Absent needs {needed}"):
+        able([A, absent], ["a", "x"])
+
+
+def test_who_takes_part_is_chosen_by_name_and_in_that_order() -> None:
+    """Names of other scenarios' peers are no fault here."""
+    assert able([A, B], ["b", "elsewhere", "a"]) == [B, A]
+    assert able([A, B], ["elsewhere"]) == []
 
 
 def test_wrong_bytes_are_not_measured(tmp_path: Path) -> None:
@@ -164,6 +178,79 @@ def test_resets_leave_nothing_open(tmp_path: Path) -> None:
     assert usage(os.getpid()).descriptors <= before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [False, True], ids=["a POST each", "NDJSON"])
+def test_what_is_delivered_adds_up(tmp_path: Path, lines: bool) -> None:
+    """Each of the subscribers has every event, however they are published."""
+    with hub_server(tmp_path) as (hub, port):
+        reading = fanout.run(fanout_job(port, lines=lines))
+    counted = hub.events - fanout.WARMING_EVENTS - 2
+    assert reading.single.deliveries > 0
+    assert reading.many.deliveries == 5 * counted - reading.single.deliveries
+    assert reading.many.deliveries > reading.single.deliveries
+    assert 0 < reading.p50_ms <= reading.p99_ms
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("times", "found"), [(0, "1 of 5 subscribers did not get"), (2, "1 of 5 subscribers had other")]
+)
+def test_an_event_that_is_lost_or_doubled_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, found: str
+) -> None:
+    """Also if it is only one, of one subscriber."""
+    monkeypatch.setattr(fanout, "LOST_SECONDS", 0.5)
+    with hub_server(tmp_path) as (hub, port):
+        hub.odd_event, hub.odd_times = fanout.WARMING_EVENTS + 1, times
+        with pytest.raises(BenchmarkError, match=found):
+            fanout.run(fanout_job(port))
+
+
+@pytest.mark.slow
+def test_a_heartbeat_is_not_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is held has to have had one; and where nothing else comes, events are lost."""
+    monkeypatch.setattr(held, "LATE_SECONDS", 0.1)
+    monkeypatch.setattr(fanout, "LOST_SECONDS", 0.3)
+    asked = held.Job(os.getpid(), 0, "/", subscribers=5, heartbeat_seconds=0.1)
+    with hub_server(tmp_path, heartbeat_seconds=0.05) as (_, port):
+        assert held.run(replace(asked, port=port)).opening_seconds > 0
+    with hub_server(tmp_path, heartbeat_seconds=0.05) as (hub, port):
+        hub.odd_event, hub.odd_times = 0, 0
+        with pytest.raises(BenchmarkError, match="did not get"):
+            fanout.run(fanout_job(port))
+    with hub_server(tmp_path) as (_, port), pytest.raises(BenchmarkError, match="5 of 5 subscribers had no"):
+        held.run(replace(asked, port=port))
+
+
+@pytest.mark.slow
+def test_listeners_hear_what_the_source_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the rate at which it is sent; other bytes stop the run."""
+    monkeypatch.setattr(listeners, "BEFORE_SECONDS", 0.1)
+    (tmp_path / "source.mp3").write_bytes(os.urandom(listeners.FRAME_BYTES * 10))
+    asked = listeners.Job(os.getpid(), 0, "/", "bench", str(tmp_path / "source.mp3"), 3, 1.0)
+    with hub_server(tmp_path) as (_, port):
+        reading = listeners.run(replace(asked, port=port))
+    assert 0.5 <= reading.least <= reading.most <= 1.5
+    with hub_server(tmp_path) as (hub, port):
+        hub.odd_event, hub.odd_times = 10, 0
+        with pytest.raises(BenchmarkError, match="other bytes"):
+            listeners.run(replace(asked, port=port))
+
+
+@pytest.mark.parametrize("received", [[320_000, 300_000], [320_000, 340_000]], ids=["less", "more"])
+def test_a_listener_who_has_not_its_due_stops_the_run(received: list[int]) -> None:
+    """Within five per cent it may be the server's way of cutting the stream."""
+    assert listeners.check([310_000, 330_000], seconds=20) == (0.96875, 1.03125)
+    with pytest.raises(BenchmarkError, match="of the stream's rate"):
+        listeners.check(received, seconds=20)
+
+
+def test_more_connections_than_descriptors_are_not_begun() -> None:
+    """The message says how many there could be."""
+    with pytest.raises(BenchmarkError, match=r"1000000000 connections are more than the \d+ descriptors"):
+        opened(ExitStack(), 0, "", 1_000_000_000)
+
+
 def test_a_dropped_file_is_cold(tmp_path: Path) -> None:
     """What the page cache has of a file is counted, not believed."""
     path = tmp_path / "noise.wav"
@@ -221,9 +308,22 @@ def test_tables_compare_only_what_can_be_compared() -> None:
     )
 
 
+def test_each_of_ours_is_compared_with_the_others() -> None:
+    """Where there are several of ours, there is a table for each."""
+    ours, quick = replace(A, ours=True), replace(A, key="q", name="Quick", ours=True)
+    found = {**ROUNDS, **{("4 connections", peer): ROUNDS["4 connections", A] for peer in (ours, quick)}}
+    heads = [line for line in ratios(SCENARIO, found, [ours, quick, B]).splitlines() if "ratio" in line]
+    assert heads == ["| case | ratio | Ours : Theirs |", "| case | ratio | Quick : Theirs |"]
+    assert [sides(peers) for peers in ([ours, quick, B], [B, A], [ours, quick])] == [
+        ([ours, quick], [B]),
+        ([B], [A]),
+        ([ours], [quick]),
+    ]
+
+
 def test_the_picture_has_a_dot_for_each_peer_in_each_panel() -> None:
     """What was not measured has no panel; less is to the left."""
-    svg = ET.fromstring(picture.drawn({"large_file": SCENARIO}, {"large_file": ROUNDS}, [A, B]))
+    svg = ET.fromstring(picture.drawn({"large_file": SCENARIO}, {"large_file": ROUNDS}))
     panels = svg.findall("{*}g")
     assert len(panels) == 2
     cpu, speed = ([float(dot.attrib["cx"]) for dot in panel.findall("{*}circle")] for panel in panels)
@@ -272,6 +372,69 @@ class HoldingHandler(QuietHandler):
         super().do_GET()
 
 
+class Hub:
+    """What is published, for each subscriber; one of them may have one event not at all, or twice."""
+
+    def __init__(self, heartbeat_seconds: float | None) -> None:
+        self.heartbeat_seconds = heartbeat_seconds
+        self.events = 0
+        self.odd_event, self.odd_times = -1, 1
+        self.queues: list[queue.SimpleQueue[bytes | None]] = []
+        self.lock = threading.Lock()
+
+    def publish(self, event: bytes | None) -> None:
+        """None: the end."""
+        with self.lock:
+            for number, subscriber in enumerate(self.queues):
+                odd = number == 0 and self.events == self.odd_event
+                for _ in range(self.odd_times if odd else 1):
+                    subscriber.put(event)
+            self.events += event is not None
+
+
+class HubHandler(QuietHandler):
+    """POST and PUT publish, GET subscribes."""
+
+    def __init__(self, hub: Hub, *args: Any, **named: Any) -> None:
+        self.hub = hub
+        super().__init__(*args, **named)
+
+    def do_GET(self) -> None:
+        own: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        with self.hub.lock:
+            self.hub.queues.append(own)
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        while True:
+            try:
+                event = own.get(timeout=self.hub.heartbeat_seconds)
+            except queue.Empty:
+                event = b":\n\n"
+            if event is None:
+                return
+            self.wfile.write(event)
+
+    def do_POST(self) -> None:
+        if self.headers["Transfer-Encoding"]:
+            while length := int(self.rfile.readline(), 16):
+                for line in self.rfile.read(length).splitlines():
+                    assert len(line) == fanout.DATA_BYTES
+                    self.hub.publish(b"data: %s\n\n" % line)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            self.hub.publish(b"data: %s\n\n" % self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(202)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        assert self.headers["Authorization"] == "Basic c291cmNlOmJlbmNo"
+        while received := self.rfile.read1(65536):
+            self.hub.publish(received)
+
+
 class QuietServer(ThreadingHTTPServer):
     """Says nothing of clients who leave in the middle, and waits for the end of its threads."""
 
@@ -291,3 +454,17 @@ def http_server(folder: Path, handler: Callable[..., Any] = QuietHandler) -> Ite
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def hub_server(folder: Path, heartbeat_seconds: float | None = None) -> Iterator[tuple[Hub, int]]:
+    hub = Hub(heartbeat_seconds)
+    with http_server(folder, partial(HubHandler, hub)) as port:
+        try:
+            yield hub, port
+        finally:
+            hub.publish(None)
+
+
+def fanout_job(port: int, *, lines: bool = False) -> fanout.Job:
+    return fanout.Job(os.getpid(), port, "/", 5, lines, seconds=0.1, steady_seconds=0.2)

@@ -2,6 +2,7 @@
 
 import re
 import socket
+from collections.abc import Sequence
 
 from benchmarks.measure import BenchmarkError
 
@@ -32,7 +33,7 @@ class Exchange:
         self,
         port: int,
         buffer: memoryview,
-        status: int = 200,
+        statuses: Sequence[int] = (200,),
         *,
         discards: bool = False,
         receive_bytes: int = 0,
@@ -45,7 +46,7 @@ class Exchange:
         self.complete = True
         self._buffer = buffer
         self._flags = socket.MSG_TRUNC if discards else 0
-        self._status = f"HTTP/1.1 {status} ".encode()
+        self._statuses = tuple(f"HTTP/1.1 {status} ".encode() for status in statuses)
         self._head: bytes | None = None  # what has come of the headers; None: they are complete
         self._remaining = 0
 
@@ -61,7 +62,7 @@ class Exchange:
         They lie at the beginning of the buffer, unless they were discarded.
 
         Raises:
-            BenchmarkError: another status than the expected, no length, or not as many bytes as that.
+            BenchmarkError: another status than those expected, no length, or not as many bytes as that.
         """
         count = self.socket.recv_into(self._buffer, most, self._flags if self._head is None else 0)
         if not count:
@@ -82,9 +83,9 @@ class Exchange:
             self._head = received
             return 0
         length = _LENGTH.search(head)
-        if not head.startswith(self._status) or length is None:
-            status = self._status.decode().split()[1]
-            raise BenchmarkError(f"expected a {status} with a length, not {head.decode('latin-1')!r}")
+        if not head.startswith(self._statuses) or length is None:
+            wanted = " or ".join(status.decode().split()[1] for status in self._statuses)
+            raise BenchmarkError(f"expected a {wanted} with a length, not {head.decode('latin-1')!r}")
         self._head, self._remaining = None, int(length[1])
         self._buffer[: len(body)] = body
         return len(body)

@@ -77,10 +77,10 @@ def run(job: Job) -> Reading:
     """Check one answer, then measure."""
     buffer = memoryview(bytearray(BUFFER_BYTES))
     if job.digest:
-        check(Exchange(job.port, buffer, job.status), job.requests[0], job.digest, buffer)
+        check(Exchange(job.port, buffer, (job.status,)), job.requests[0], job.digest, buffer)
     exchanges = {}
     for _ in range(job.connections):
-        exchange = Exchange(job.port, buffer, job.status, discards=True)
+        exchange = Exchange(job.port, buffer, (job.status,), discards=True)
         exchanges[exchange.socket.fileno()] = exchange
     transfer = Transfer(exchanges, job.requests)
     transfer.go_on(time.perf_counter() + min(RAMP_SECONDS, job.seconds))

@@ -13,10 +13,17 @@ from pathlib import Path
 TINY = "hello world\n"
 """What every peer answers a request for /tiny with, made by its handler; no file."""
 
+EVENTS = "/stream/bench"
+"""Where a peer of `fanout` takes events (POST, the body is the data of one) and sends them (GET, SSE)."""
+
+AUDIO = "/audio/live/bench"
+SOURCE_PASSWORD = "bench"
+"""Where a peer of `live_audio` takes a source (PUT, user `source`) and has its listeners (GET)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server that serves the files of a folder.
+    """A server, and how it is used.
 
     Args:
         key: what `--peers` calls it.
@@ -26,7 +33,10 @@ class Peer:
         target: gives the path and query of the file of this name, once the server at this port has it.
         tiny: the path of a tiny answer.
         program: what has to be installed.
+        file: what has to be there besides.
         packages: what has to be importable.
+        ours: it is compared with all that are not.
+        lines: it takes many events in one body (NDJSON), and so they are published.
     """
 
     key: str
@@ -35,12 +45,19 @@ class Peer:
     target: Callable[[int, str], str] = lambda port, name: f"/{name}"
     tiny: str = "/tiny"
     program: str = ""
+    file: str = ""
     packages: tuple[str, ...] = ()
+    ours: bool = False
+    lines: bool = False
 
     def missing(self) -> list[str]:
         """What it needs that is not installed."""
         absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        return absent + ([self.program] if self.program and not program_path(self.program) else [])
+        if self.program and not program_path(self.program):
+            absent.append(self.program)
+        if self.file and not Path(self.file).exists():
+            absent.append(self.file)
+        return absent
 
 
 def program_path(name: str) -> str:

@@ -1,13 +1,18 @@
-"""Millrace as it is started in production: `run.py`, every setting at its default, its log in a file."""
+"""Millrace as it is started in production: `run.py`, its log in a file, every setting at its default.
+
+Beside these, for events: `--tick 0`, which joins nothing, and the default with all events in one body.
+"""
 
 import json
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.measure import BenchmarkError
-from benchmarks.peers import Peer
+from benchmarks.peers import EVENTS, SOURCE_PASSWORD, Peer
 
 SCAN_SECONDS = 30
 """How long the library may take to be catalogued."""
@@ -37,4 +42,18 @@ def _target(port: int, name: str) -> str:
     raise BenchmarkError(f"Millrace has not catalogued {name} within {SCAN_SECONDS} s")
 
 
-PEER = Peer("millrace", "Millrace", _command, _target, tiny="/healthz")
+def _told(*settings: str) -> Callable[[Path, int], list[str]]:
+    return lambda folder, port: [*_command(folder, port), *settings]
+
+
+PEER = Peer("millrace", "Millrace", _command, _target, tiny="/healthz", ours=True)
+
+_CHANNEL = ("--channels", EVENTS.rpartition("/")[2])
+
+CHANNEL = replace(PEER, command=_told(*_CHANNEL))
+LINES = replace(CHANNEL, key="millrace_lines", name="Millrace, NDJSON", lines=True)
+SINGLE = replace(
+    CHANNEL, key="millrace_single", name="Millrace, --tick 0", command=_told(*_CHANNEL, "--tick", "0")
+)
+
+LIVE = replace(PEER, command=_told("--source-password", SOURCE_PASSWORD))

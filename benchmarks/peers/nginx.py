@@ -10,12 +10,13 @@ from benchmarks.peers import TINY, Peer, program_path
 # more often than the 1000 times after which nginx would close its connection. _temp_path: the places that
 # are compiled in belong to root.
 _CONFIGURATION = """
+{modules}
 daemon off;
 worker_processes 1;
 pid {own}/nginx.pid;
 error_log stderr;
 {user}
-events {{ worker_connections 4096; }}
+events {{ worker_connections 16384; }}
 http {{
     access_log off;
     sendfile on;
@@ -31,19 +32,23 @@ http {{
     server {{
         listen 127.0.0.1:{port};
         root {folder};
-        location = /tiny {{ default_type text/plain; return 200 "{tiny}"; }}
+        {locations}
     }}
 }}
 """
 
+_TINY = f'location = /tiny {{ default_type text/plain; return 200 "{TINY}"; }}'
 
-def _command(folder: Path, port: int) -> list[str]:
+
+def command(folder: Path, port: int, modules: str = "", locations: str = _TINY) -> list[str]:
+    """nginx with the configuration that this makes in the folder's parent."""
     # Started by root, a worker would become a user who may not read a temporary folder.
     user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
     own = folder.parent
     path = own / "nginx.conf"
-    path.write_text(_CONFIGURATION.format(own=own, user=user, port=port, folder=folder, tiny=TINY))
+    places = {"own": own, "user": user, "port": port, "folder": folder}
+    path.write_text(_CONFIGURATION.format(modules=modules, locations=locations, **places))
     return [program_path("nginx"), "-c", str(path), "-p", str(own), "-e", "stderr"]
 
 
-PEER = Peer("nginx", "nginx", _command, program="nginx")
+PEER = Peer("nginx", "nginx", command, program="nginx")

@@ -19,10 +19,16 @@ class Effort:
     Args:
         seconds: of each measurement.
         rounds: every peer is measured once in each.
+        subscribers: of events, or listeners of audio.
+        held: subscribers to whom nothing happens.
+        size_mib: of the large file.
     """
 
     seconds: float
     rounds: int
+    subscribers: int = 1000
+    held: int = 10_000
+    size_mib: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,14 @@ class Scenario:
         cases: the variants, as the tables name them.
         columns: the figures of each.
         measure: measures one case with one peer once. It may raise BenchmarkError.
+        scale: says how much there is of what is asked for.
     """
 
     name: str
     cases: tuple[str, ...]
     columns: tuple[Column, ...]
     measure: Callable[[str, Peer, Effort, Library], Figures]
+    scale: Callable[[Effort], str] = lambda effort: f"{effort.size_mib} MiB"
 
 
 def rounds(scenario: Scenario, peers: Sequence[Peer], effort: Effort, served: Library) -> Rounds:
