@@ -128,7 +128,7 @@ class Fanout:
         for audience in tuple(self._audiences.values()):
             rounds = audience.rounds_to_offer()
             # An event that each run has to set would cost more than these looks.
-            while not audience.has_offered(rounds) and asyncio.get_running_loop().time() < until:
+            while not audience.has_offered(rounds) and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110
                 await asyncio.sleep(LOOK_SECONDS)
 
 
