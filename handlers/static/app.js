@@ -1,10 +1,11 @@
 /**
  * The page: makes its parts and lets them know of each other.
  *
- * tracks.js is the library, player.js the sound, reader.js the texts, lines.js the endless stream;
- * each can fail by itself and says so in notices.js.
+ * tracks.js is the library, player.js the sound, reader.js the texts, channel.js the events of channels, lines.js
+ * the endless stream; each can fail by itself and says so in notices.js.
  */
 
+import { Channel } from "./channel.js";
 import { byId } from "./elements.js";
 import { Lines } from "./lines.js";
 import { Notices } from "./notices.js";
@@ -77,6 +78,7 @@ function start() {
     },
   });
   const reader = new Reader({ notices, onFlow: flow("reader") });
+  new Channel({ notices, onFlow: flow("channel") });
   new Lines({ notices, onFlow: flow("lines") });
 
   let finding = new AbortController();

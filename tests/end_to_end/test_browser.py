@@ -5,7 +5,6 @@ import math
 import re
 import struct
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,20 +31,6 @@ FIRST_EVENT = """address => new Promise((resolve, reject) => {
     source.onerror = reject;
 })"""
 CAN_PLAY = "type => document.createElement('audio').canPlayType(type)"
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page of a visitor's own. An error in its console fails the test."""
-    context = browser.new_context()
-    opened = context.new_page()
-    opened.set_default_timeout(15_000)
-    errors: list[str] = []
-    opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    yield opened
-    context.close()
-    assert not errors
 
 
 @pytest.fixture(scope="session")
