@@ -59,7 +59,8 @@ export class Channel {
     this.#choice.addEventListener("change", () => {
       this.#showFacts();
       this.#outcome.textContent = "";
-      if (!this.#log.stopped) this.#log.start();
+      if (this.#log.stopped) this.#log.clear();
+      else this.#log.start();
     });
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault(); // the policy of the page would let it go out as a form

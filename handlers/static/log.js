@@ -64,12 +64,17 @@ export class Log {
     this.#run.abort();
     this.#run = new AbortController();
     this.#options.onStart?.();
+    this.clear();
+    this.#keepRunning(this.#run.signal);
+  }
+
+  /** Empties the box. */
+  clear() {
     this.#options.notices.clear(this.#name);
     this.#box.replaceChildren();
     this.#count.textContent = "";
     this.#tail.begin();
     this.#total = 0;
-    this.#keepRunning(this.#run.signal);
   }
 
   /** Ends the stream; the rows that have come stay. */
