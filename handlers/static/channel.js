@@ -135,22 +135,16 @@ export class Channel {
 
 /** @param {import("./events.js").StreamEvent} event */
 function row(event) {
-  const missing = event.name === "gap" && gap(event.data);
-  if (missing) return element("p", { class: "gap" }, "Events are missing here ", element("small", {}, missing));
+  if (event.name === "gap") return gap(JSON.parse(event.data)); // no publisher may name an event so
   const head = element("p", { class: "event-head" }, quoted("event-name", event.name || "message"), " ",
     element("span", { class: "event-id" }, event.id));
   return element("div", { class: "event" }, head, element("pre", { lang: "", dir: "auto" }, pretty(event.data)));
 }
 
-/** Between which ids events are missing; empty if a publisher only named an event so. */
-function gap(data) {
-  try {
-    const { last_event_id: last, first_id: first } = JSON.parse(data);
-    if (last === undefined || first === undefined) return "";
-    return first === null ? `after ${last}` : `after ${last}, before ${first}`;
-  } catch {
-    return "";
-  }
+/** The mark where the server no longer knows what came. */
+function gap({ last_event_id: last, first_id: first }) {
+  const between = first === null ? `after ${last}` : `after ${last}, before ${first}`;
+  return element("p", { class: "gap" }, "Events are missing here ", element("small", {}, between));
 }
 
 /** JSON with indents, anything else as it came; cut where nobody would read on. */

@@ -74,6 +74,8 @@ export class Radio {
     this.#mount = mount;
     this.#failures = 0;
     this.#notices.clear("radio");
+    this.#update(mount); // it may have left the list meanwhile
+    this.#section.hidden = false;
     this.#connect();
   }
 
