@@ -1,15 +1,17 @@
 /**
  * The page: makes its parts and lets them know of each other.
  *
- * tracks.js is the library, player.js the sound, reader.js the texts, lines.js the endless stream;
- * each can fail by itself and says so in notices.js.
+ * tracks.js is the library, player.js the sound, reader.js the texts, radio.js live audio, channel.js the events of
+ * channels, lines.js the endless stream; each can fail by itself and says so in notices.js.
  */
 
+import { Channel } from "./channel.js";
 import { byId } from "./elements.js";
 import { Lines } from "./lines.js";
 import { Notices } from "./notices.js";
 import { Player } from "./player.js";
 import { asProblem, isAbort, requestJson } from "./problem.js";
+import { Radio } from "./radio.js";
 import { Reader } from "./reader.js";
 import { Tracks } from "./tracks.js";
 
@@ -58,6 +60,11 @@ function tell({ id, title, artist }) {
   history.replaceState(null, "", `#track=${id}`);
 }
 
+/** Puts what is heard live into the page's title; the address stays. */
+function tellLive(title, name) {
+  document.title = [title, name, "Millrace"].filter(Boolean).join(" · ");
+}
+
 function start() {
   const notices = new Notices(byId("alerts"));
   const flow = wheel();
@@ -73,10 +80,19 @@ function start() {
     onTrack: (track) => tracks.mark(track.id),
     onPlaying: (track) => {
       finding.abort(); // what plays now counts, and not what the address named
+      radio.stop();
       tell(track);
     },
   });
   const reader = new Reader({ notices, onFlow: flow("reader") });
+  const radio = new Radio({
+    notices,
+    volume: byId("player"),
+    onPlay: () => player.pause(),
+    onTitle: tellLive,
+    onFlow: flow("radio"),
+  });
+  new Channel({ notices, onFlow: flow("channel") });
   new Lines({ notices, onFlow: flow("lines") });
 
   let finding = new AbortController();

@@ -5,6 +5,7 @@
  */
 
 import { byId, onPress, setEnabled } from "./elements.js";
+import { takeMediaSession, tellPosition } from "./mediasession.js";
 import { asProblem, Problem, request } from "./problem.js";
 import { byline } from "./tracks.js";
 
@@ -54,7 +55,6 @@ export class Player {
     onPress(this.#next, () => this.forward());
     this.#cover.addEventListener("error", () => { this.#cover.hidden = true; });
     this.#listen(onFlow);
-    this.#offerMediaKeys();
   }
 
   /** @returns {Track | null} */
@@ -79,6 +79,13 @@ export class Player {
   play(track) {
     this.#notices.clear("passed-over");
     this.#play(track);
+  }
+
+  /** Makes way for another sound: nothing follows by itself either. */
+  pause() {
+    this.#turn.abort();
+    this.#turn = new AbortController();
+    this.#audio.pause();
   }
 
   /** Plays the next track of the queue, if there is one. */
@@ -107,6 +114,7 @@ export class Player {
     const audio = this.#audio;
     audio.addEventListener("ended", () => this.forward());
     audio.addEventListener("error", () => this.#explain());
+    audio.addEventListener("play", () => this.#takeMediaSession());
     audio.addEventListener("playing", () => {
       this.#failures = 0;
       this.#onPlaying(this.#track);
@@ -145,13 +153,6 @@ export class Player {
     if (track.cover_url) this.#cover.src = track.cover_url;
     else this.#cover.removeAttribute("src");
     this.#cover.alt = `Cover of ${track.album || track.title}`;
-    if (!("mediaSession" in navigator)) return;
-    navigator.mediaSession.metadata = new MediaMetadata({
-      title: track.title,
-      artist: track.artist ?? "",
-      album: track.album ?? "",
-      artwork: track.cover_url ? [{ src: track.cover_url }] : [],
-    });
   }
 
   /** Says that the current track cannot be played, and passes it over if it followed one that could. */
@@ -225,13 +226,15 @@ export class Player {
 
   #tellPosition() {
     const { duration, currentTime: position, playbackRate } = this.#audio;
-    if (!("mediaSession" in navigator) || !Number.isFinite(duration) || !playbackRate) return;
-    navigator.mediaSession.setPositionState({ duration, playbackRate, position: Math.min(position, duration) });
+    if (!Number.isFinite(duration) || !playbackRate) return;
+    tellPosition({ duration, playbackRate, position: Math.min(position, duration) });
   }
 
-  #offerMediaKeys() {
+  #takeMediaSession() {
     const audio = this.#audio;
-    const actions = {
+    const { title, artist, album, cover_url: cover } = this.#track;
+    const artwork = cover ? [{ src: cover }] : [];
+    takeMediaSession({ title, artist: artist ?? "", album: album ?? "", artwork }, {
       play: () => this.#start(),
       pause: () => audio.pause(),
       previoustrack: () => this.back(),
@@ -239,13 +242,6 @@ export class Player {
       seekbackward: ({ seekOffset }) => { audio.currentTime -= seekOffset ?? SEEK_SECONDS; },
       seekforward: ({ seekOffset }) => { audio.currentTime += seekOffset ?? SEEK_SECONDS; },
       seekto: ({ seekTime }) => { audio.currentTime = seekTime; },
-    };
-    for (const [action, act] of Object.entries(actions)) {
-      try {
-        navigator.mediaSession?.setActionHandler(action, act);
-      } catch {
-        // This browser has no such key.
-      }
-    }
+    });
   }
 }

@@ -74,11 +74,11 @@ export async function request(url, options) {
  * The JSON document at a URL.
  *
  * @param {string} url
- * @param {AbortSignal} signal
+ * @param {AbortSignal} [signal]
  * @throws {Problem}
  */
 export async function requestJson(url, signal) {
-  const limited = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_SECONDS * 1000)]);
+  const limited = AbortSignal.any([AbortSignal.timeout(ANSWER_SECONDS * 1000), ...(signal ? [signal] : [])]);
   const response = await request(url, { signal: limited, headers: { Accept: "application/json" } });
   try {
     return await response.json();

@@ -5,27 +5,16 @@ import math
 import re
 import struct
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.end_to_end.conftest import Starter
-from tests.end_to_end.process import ROOT, Process, program
+from tests.end_to_end.process import ROOT, Process
 
 pytestmark = pytest.mark.slow
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
 LYRIC = (ROOT / "media" / "samples" / "text_sample").read_text(encoding="utf-8")
 _CONTENT_RANGE = re.compile("bytes ([0-9]+)-")
 READ_LINES = """async address => {
@@ -42,30 +31,6 @@ FIRST_EVENT = """address => new Promise((resolve, reject) => {
     source.onerror = reject;
 })"""
 CAN_PLAY = "type => document.createElement('audio').canPlayType(type)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One Chromium for the whole file."""
-    chromium = program("chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page of a visitor's own. An error in its console fails the test."""
-    context = browser.new_context()
-    opened = context.new_page()
-    opened.set_default_timeout(15_000)
-    errors: list[str] = []
-    opened.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    yield opened
-    context.close()
-    assert not errors
 
 
 @pytest.fixture(scope="session")
