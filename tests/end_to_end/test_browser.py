@@ -9,23 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.end_to_end.conftest import Starter
-from tests.end_to_end.process import ROOT, Process, program
+from tests.end_to_end.process import ROOT, Process
 
 pytestmark = pytest.mark.slow
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
 LYRIC = (ROOT / "media" / "samples" / "text_sample").read_text(encoding="utf-8")
 _CONTENT_RANGE = re.compile("bytes ([0-9]+)-")
 READ_LINES = """async address => {
@@ -42,16 +32,6 @@ FIRST_EVENT = """address => new Promise((resolve, reject) => {
     source.onerror = reject;
 })"""
 CAN_PLAY = "type => document.createElement('audio').canPlayType(type)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One Chromium for the whole file."""
-    chromium = program("chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

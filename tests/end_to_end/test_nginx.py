@@ -2,10 +2,8 @@
 
 import filecmp
 import gzip
-import os
 import random
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Pair, make_pair
+from tests.end_to_end.nginx import free_port, http_part, main_part, nginx
 from tests.end_to_end.process import ROOT, Process, program, run, surroundings, until
 
 pytestmark = pytest.mark.slow
@@ -53,19 +52,9 @@ class Front:
         return int(first.split()[1]), headers, body
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        assert isinstance(port, int)
-        return port
-
-
 @contextmanager
 def front(folder: Path, *flags: str) -> Iterator[Front]:
     """Start Millrace with a library of its own, and nginx in front; end both."""
-    debian = "/usr/sbin/nginx"  # where only root's PATH leads
-    nginx = debian if os.access(debian, os.X_OK) else program("nginx")
     library = folder / "library"
     library.mkdir()
     (library / "track.wav").write_bytes(random.Random(5).randbytes(30 * MEGABYTE + 7))
@@ -80,43 +69,18 @@ def front(folder: Path, *flags: str) -> Iterator[Front]:
     try:
         millrace.started()
         conf = configured(folder, pair, millrace.port, port)
-        (folder / "nginx.conf").write_text(conf)
-        with (folder / "nginx.log").open("wb") as log:
-            process = subprocess.Popen(
-                [nginx, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")],
-                env=surroundings(folder),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            until(lambda: process.poll() is not None or listens(port), 10)
-            assert process.poll() is None, (folder / "nginx.log").read_text()
+        with nginx(folder, conf, port):
             yield Front(f"https://localhost:{port}", pair, millrace, library, folder)
-        finally:
-            process.terminate()
-            process.wait(10)
     finally:
         millrace.stop()
-    complaints = [
-        line
-        for line in (folder / "nginx.log").read_text().splitlines()
-        if re.search(r"\[(warn|error|crit|alert|emerg)\]", line)
-        # Newer ones want `http2 on`, which 1.22 does not know; the other is what a test is about.
-        and not re.search("http2. directive is deprecated|upstream prematurely closed connection", line)
-    ]
-    assert not complaints
 
 
 def configured(folder: Path, pair: Pair, behind: int, port: int) -> str:
     """examples/nginx.conf with this machine's ports and folders, for a user who is not root."""
     conf = (ROOT / "examples" / "nginx.conf").read_text()
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    places = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
-    user = "user root;" if os.geteuid() == 0 else ""  # its workers read what only root may
     for there, here in {
-        "worker_processes auto;": f"worker_processes 2; daemon off; pid {folder}/pid; {user}",
-        "http {\n": f"http {{ {places}\n",
+        "worker_processes auto;": main_part(folder),
+        "http {\n": f"http {{ {http_part(folder)}\n",
         "/var/log/nginx/millrace.log": f"{folder}/access.log",
         "server 127.0.0.1:8888;": f"server 127.0.0.1:{behind};",
         "listen 80;": f"listen 127.0.0.1:{free_port()};",
@@ -128,15 +92,6 @@ def configured(folder: Path, pair: Pair, behind: int, port: int) -> str:
         assert conf.count(there) == 1, there
         conf = conf.replace(there, here)
     return conf
-
-
-def listens(port: int) -> bool:
-    """Whether somebody does."""
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
