@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Pair, make_pair
-from tests.end_to_end.nginx import free_port, http_part, main_part, nginx
-from tests.end_to_end.process import ROOT, Process, program, run, surroundings, until
+from tests.end_to_end.nginx import example, free_port, nginx
+from tests.end_to_end.process import Process, program, run, surroundings, until
 
 pytestmark = pytest.mark.slow
 
@@ -77,30 +77,11 @@ def front(folder: Path, *flags: str) -> Iterator[Front]:
     port = free_port()
     try:
         millrace.started()
-        conf = configured(folder, pair, millrace.port, port)
-        with nginx(folder, conf, port):
+        conf = example(folder, pair, millrace.port, port)
+        with nginx(folder, conf, port, expected="upstream prematurely closed connection"):
             yield Front(f"https://localhost:{port}", pair, millrace, library, folder)
     finally:
         millrace.stop()
-
-
-def configured(folder: Path, pair: Pair, behind: int, port: int) -> str:
-    """examples/nginx.conf with this machine's ports and folders, for a user who is not root."""
-    conf = (ROOT / "examples" / "nginx.conf").read_text()
-    for there, here in {
-        "worker_processes auto;": main_part(folder),
-        "http {\n": f"http {{ {http_part(folder)}\n",
-        "/var/log/nginx/millrace.log": f"{folder}/access.log",
-        "server 127.0.0.1:8888;": f"server 127.0.0.1:{behind};",
-        "listen 80;": f"listen 127.0.0.1:{free_port()};",
-        "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
-        "/etc/ssl/music/fullchain.pem": str(pair.certificate),
-        "/etc/ssl/music/privkey.pem": str(pair.key),
-        "alias /srv/music/;": f"alias {folder}/library/;",
-    }.items():
-        assert conf.count(there) == 1, there
-        conf = conf.replace(there, here)
-    return conf
 
 
 @pytest.fixture(scope="module")
