@@ -183,7 +183,8 @@ FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
         Format("text", "text/plain; charset=utf-8", b" ", _Text),
-        Format("sse", "text/event-stream", b":\n\n", _Sse),
+        # No empty line behind it: httpx-sse 0.4 makes an event of every one that has had an id before.
+        Format("sse", "text/event-stream", b":\n", _Sse),
         Format("ndjson", "application/x-ndjson", b"\n", _Ndjson),
         Format("json", "application/json", b" ", _Json),
         Format("csv", "text/csv; charset=utf-8; header=present", b"", _Csv),

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from media.ogg import OggParser
 from media.webm import WebmParser
-from tests.end_to_end.process import program
-from tests.end_to_end.test_browser import CAN_PLAY, FLAGS
+from tests.end_to_end.test_browser import CAN_PLAY
 from tests.media.live_audio import cut, decoded, encoded, fed, joined, places, seconds
 
 pytestmark = pytest.mark.slow
@@ -100,15 +99,12 @@ def offer() -> Iterator[Offer]:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    """One page of one Chromium."""
-    chromium = program("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
-        opened = browser.new_page()
-        opened.set_default_timeout(15_000)
-        yield opened
-        browser.close()
+def page(browser: Browser) -> Iterator[Page]:
+    """One page for all."""
+    opened = browser.new_page()
+    opened.set_default_timeout(15_000)
+    yield opened
+    opened.close()
 
 
 @pytest.mark.parametrize("stream", STREAMS)

@@ -4,22 +4,25 @@ import filecmp
 import gzip
 import random
 import re
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Pair, make_pair
-from tests.end_to_end.nginx import free_port, http_part, main_part, nginx
-from tests.end_to_end.process import ROOT, Process, program, run, surroundings, until
+from tests.end_to_end.nginx import example, free_port, nginx
+from tests.end_to_end.process import Process, program, run, surroundings, until
 
 pytestmark = pytest.mark.slow
 
 MEGABYTE = 1024 * 1024
+TOKEN = "secret"
 ODD_NAME = "노래 100% #1?.txt"
 ODD_PATH = "/text/%EB%85%B8%EB%9E%98%20100%25%20%231%3F.txt"
 
@@ -40,6 +43,11 @@ class Front:
         """A request through nginx."""
         command = (program("curl"), "-sS", version, "--cacert", str(self.pair.certificate), *options)
         return run(self.folder, *command, self.url + target)
+
+    def tls(self) -> HTTPSConnection:
+        """A connection to nginx."""
+        trust = ssl.create_default_context(cafile=self.pair.certificate)
+        return HTTPSConnection("localhost", int(self.url.rpartition(":")[2]), timeout=20, context=trust)
 
     def facts(self, target: str, *options: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (names in lower case; the last of several counts) and body."""
@@ -62,36 +70,18 @@ def front(folder: Path, *flags: str) -> Iterator[Front]:
     (library / "cp949.txt").write_text("맷돌이 돌아간다.\n" * 200, encoding="cp949")
     (library / "late.txt").write_text("short\n" * 200_000 + "long" * 150_000)
     pair = make_pair(folder / "pair")
-    arguments = ["--media", str(library), "--trusted-proxies", "127.0.0.1", *flags]  # as the example says
+    arguments = ["--media", str(library), "--trusted-proxies", "127.0.0.1"]  # as the example says
+    arguments += ["--channels", "jobs", "--publish-token", TOKEN, *flags]
     millrace = Process(folder / "millrace", arguments)
     millrace.expect_log("track.wav")
     port = free_port()
     try:
         millrace.started()
-        conf = configured(folder, pair, millrace.port, port)
-        with nginx(folder, conf, port):
+        conf = example(folder, pair, millrace.port, port)
+        with nginx(folder, conf, port, expected="upstream prematurely closed connection"):
             yield Front(f"https://localhost:{port}", pair, millrace, library, folder)
     finally:
         millrace.stop()
-
-
-def configured(folder: Path, pair: Pair, behind: int, port: int) -> str:
-    """examples/nginx.conf with this machine's ports and folders, for a user who is not root."""
-    conf = (ROOT / "examples" / "nginx.conf").read_text()
-    for there, here in {
-        "worker_processes auto;": main_part(folder),
-        "http {\n": f"http {{ {http_part(folder)}\n",
-        "/var/log/nginx/millrace.log": f"{folder}/access.log",
-        "server 127.0.0.1:8888;": f"server 127.0.0.1:{behind};",
-        "listen 80;": f"listen 127.0.0.1:{free_port()};",
-        "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
-        "/etc/ssl/music/fullchain.pem": str(pair.certificate),
-        "/etc/ssl/music/privkey.pem": str(pair.key),
-        "alias /srv/music/;": f"alias {folder}/library/;",
-    }.items():
-        assert conf.count(there) == 1, there
-        conf = conf.replace(there, here)
-    return conf
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +211,32 @@ def test_events_arrive_as_they_are_made(plain: Front, target: str, version: str)
                 times.append(time.monotonic())
         assert times[-1] - times[0] > 1.5  # held back they would come all at once
     until(lambda: plain.millrace.log.count(" 200 disconnected ") > ended, 5)
+
+
+@pytest.mark.left_out("processes", reason="each process has channels of its own")
+def test_events_are_published_as_they_come(plain: Front) -> None:
+    """In a body that is longer than others may be: the first of them is at a subscriber before the last is
+    sent."""
+    with streaming(plain, "/stream/jobs?format=text") as subscriber, closing(plain.tls()) as publisher:
+        assert subscriber.stdout is not None
+        seen = iter(subscriber.stdout.readline, b"")
+
+        def lines() -> Iterator[bytes]:
+            until(lambda: b'"subscribers":1' in plain.millrace.get("/streams")[1], 10)
+            yield b'"first"\n'
+            assert next(line for line in seen if line.strip()) == b'"first"\n'
+            yield from (b'"%s"\n' % (b"more" * 5000) for _ in range(2 * MEGABYTE // 20_000))
+
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/x-ndjson"}
+        publisher.request("POST", "/stream/jobs", lines(), headers, encode_chunked=True)
+        answer = publisher.getresponse()
+        assert (answer.status, answer.read().count(b'"id"')) == (202, 1)
+
+
+def test_only_the_token_publishes(plain: Front) -> None:
+    """A client of nginx is no program on this machine, whatever it says."""
+    options = ("-H", "Content-Type: text/plain", "-d", "x", "-H", "Host: 127.0.0.1", "-H", "X-Forwarded-For;")
+    assert plain.facts("/stream/jobs", *options)[0] == 401
 
 
 def test_nginx_sends_files_whole(accelerated: Front) -> None:

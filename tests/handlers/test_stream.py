@@ -170,7 +170,7 @@ async def test_what_a_generator_knows_of_its_request(tmp_path: Path) -> None:
     [
         ("format=text", b" "),
         ("format=text&heartbeat=0", b""),
-        ("format=sse", b":\n\n"),
+        ("format=sse", b":\n"),
         ("format=ndjson", b"\n"),
         ("format=json", b" "),
         ("format=csv", b""),

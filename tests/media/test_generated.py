@@ -138,7 +138,7 @@ async def test_a_reader_of_plain_text_can_decline_the_heartbeat(
     async with generated(three, title="").open(request, FORMATS["text"]) as body:
         assert body.facts.heartbeat == expected
     async with generated(three, title="").open(request, FORMATS["sse"]) as body:
-        assert body.facts.heartbeat == b":\n\n"
+        assert body.facts.heartbeat == b":\n"
 
 
 @pytest.mark.gen_test

@@ -271,7 +271,7 @@ async def test_many_short_lines_are_gathered_into_bounded_chunks(tmp_path: Path)
     """50,000 empty lines are a megabyte of events; no chunk is an event too many."""
     root = written(tmp_path, b"\n" * 50_000)
     async with text_events(root, "lyric", EncodingCache()) as body:
-        assert body.facts.heartbeat == EVENTS.heartbeat == b":\n\n"
+        assert body.facts.heartbeat == EVENTS.heartbeat == b":\n"
         lengths = [len(chunk) async for chunk in loaded(body.chunks())]
     assert max(lengths) < 70_000
     assert len(lengths) < 20
