@@ -99,7 +99,7 @@ def _draw(group: ET.Element, panel: Panel, peers: Sequence[Peer], spreads: Seque
     for value in _ticks(low, high):
         x = across(value)
         _line(group, (x, _TITLE_HEIGHT), (x, bottom), {"stroke-width": "1", "stroke-dasharray": "2 3"})
-        label = f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+        label = _short(value) if value >= 1 else f"{value:g}"
         _write(group, x, bottom + 12, label, {"text-anchor": "middle", "font-size": "10"})
     ours, _ = sides(peers)
     for number, (peer, each) in enumerate(zip(peers, spreads, strict=True)):
@@ -112,7 +112,15 @@ def _draw(group: ET.Element, panel: Panel, peers: Sequence[Peer], spreads: Seque
         middle = {"cx": f"{across(each.median):.1f}", "cy": f"{y:.1f}", "r": "5", "fill": colour}
         ET.SubElement(group, "circle", middle)
         end = _PANEL_WIDTH - 20
-        _write(group, end, y + 4, three_digits(each.median), {"text-anchor": "end", **weight})
+        _write(group, end, y + 4, _short(each.median), {"text-anchor": "end", **weight})
+
+
+def _short(value: float) -> str:
+    """Three digits: a million would reach into the panel."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{three_digits(value / unit)}{name}"
+    return three_digits(value)
 
 
 def _ticks(low: float, high: float) -> list[float]:
