@@ -7,7 +7,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -301,9 +301,10 @@ async def test_a_slow_reader_goes_on_from_its_cursor(
 @pytest.mark.slow
 @pytest.mark.gen_test
 async def test_who_falls_behind_is_let_go_and_comes_back_to_a_gap(
-    tmp_path: Path, access_log: AccessLog
+    tmp_path: Path, access_log: AccessLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others lose nothing. It is told what is missing, once, and misses nothing else."""
+    monkeypatch.setattr(log, "LAG_BYTES", MIB)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving(tmp_path, scan=False, channels=CHANNELS))
         slow = await stack.enter_async_context(server.connect(asked("few"), receive_bytes=65536))
@@ -780,31 +781,34 @@ class Sink:
 
 
 class Ends:
-    """How a subscriber was ended."""
+    """How subscribers were ended: nothing else is done about it."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
-    def __call__(self, outcome: Outcome) -> None:
+    def end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+
+    def fail(self, error: Exception) -> None:
+        raise AssertionError from error
 
 
 @contextmanager
 def sinks(
-    feed: Feed,
-    streams: list[Sink],
-    to: Fanout,
-    heartbeat_seconds: float = 0,
-    end: Callable[..., None] = print,
+    feed: Feed, streams: list[Sink], to: Fanout, heartbeat_seconds: float = 0, ends: Ends | None = None
 ) -> Iterator[list[Subscriber]]:
     """Have them follow the feed from now on."""
-    with ExitStack() as stack:
-        joined = []
-        for sink in streams:
-            subscriber = Subscriber(sink, Following(feed, feed.newest), chunked=True, heartbeat=b":", end=end)
-            stack.enter_context(to.following(feed, subscriber, heartbeat_seconds))
-            joined.append(subscriber)
-        yield joined
+    following, sending = Following(feed, feed.newest), ends or Ends()
+    subscribers = [
+        Subscriber(stream, following, chunked=True, heartbeat=b":", sending=sending) for stream in streams
+    ]
+    for subscriber in subscribers:
+        to.join(feed, subscriber, heartbeat_seconds)
+    try:
+        yield subscribers
+    finally:
+        for subscriber in subscribers:
+            to.leave(feed, subscriber)
 
 
 @pytest.mark.gen_test
@@ -835,7 +839,7 @@ async def test_who_is_behind_is_found_while_its_write_waits(monkeypatch: pytest.
     monkeypatch.setattr(log, "LAG_BYTES", 1)
     published = Channel(history=History(events=2))
     feed, ends = Events((published,), "text"), Ends()
-    with sinks(feed, [Sink(most=0)], Fanout(0), end=ends):
+    with sinks(feed, [Sink(most=0)], Fanout(0), ends=ends):
         outcomes = []
         for _ in range(5):
             published.publish(b"x")
