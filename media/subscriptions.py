@@ -12,7 +12,7 @@ import heapq
 import random
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -36,6 +36,9 @@ POLL_EVENTS = 1000
 POLL_BYTES = 1024 * 1024
 """The most events of one long poll, and of their bytes, or the one event that is larger; the rest comes with
 the next."""
+
+POLLS_AT_ONCE = 20
+"""So many are answered in a turn of the loop, 18 ms: beside 1,000 a request waited 0.9 s."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a channel may be called. A comma would name several."""
@@ -191,6 +194,7 @@ class Events:
         self._encode = _ENCODE[form]
         self._ids = channels[0].ids
         self._forget = forget
+        self._waiting: dict[asyncio.Future[None], None] = {}
         self.subscribers = 0
 
     def enter(self) -> None:
@@ -247,6 +251,33 @@ class Events:
         """What a client at this place is to say that it saw last."""
         return self._ids.of(min(cursor))
 
+    async def changed(self) -> None:
+        """Wait for the next event. Of many who wait, POLLS_AT_ONCE go on in each turn of the loop."""
+        woken = asyncio.get_running_loop().create_future()
+        if not self._waiting:
+            self.attach(self._wake_all)
+        self._waiting[woken] = None
+        try:
+            await woken
+        finally:
+            if woken in self._waiting:  # it was cancelled
+                del self._waiting[woken]
+                if not self._waiting:
+                    self.detach(self._wake_all)
+
+    def _wake_all(self) -> None:
+        waiting = tuple(self._waiting)
+        self._waiting.clear()
+        self.detach(self._wake_all)
+        self._wake(waiting, 0)
+
+    def _wake(self, waiting: "Sequence[asyncio.Future[None]]", start: int) -> None:
+        for woken in waiting[start : start + POLLS_AT_ONCE]:
+            if not woken.done():
+                woken.set_result(None)
+        if start + POLLS_AT_ONCE < len(waiting):
+            asyncio.get_running_loop().call_soon(self._wake, waiting, start + POLLS_AT_ONCE)
+
     def position(self, last_event_id: str | None) -> Position:
         """Where who saw `last_event_id` last goes on; with None, or one never given, at the newest.
 
@@ -280,15 +311,9 @@ class _Poll:
 
     async def chunks(self) -> ByteChunks:
         if self._wait_seconds and not self._position.gap and self._position.cursor == self._feed.newest:
-            changed = asyncio.Event()
-            self._feed.attach(changed.set)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._wait_seconds):
-                    await changed.wait()
-            except TimeoutError:
-                pass
-            finally:
-                self._feed.detach(changed.set)
+                    await self._feed.changed()
         yield self.answer()
 
     def answer(self) -> bytes:

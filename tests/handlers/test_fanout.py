@@ -7,7 +7,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from handlers.outgoing import Outgoing
 from media import channel as log
 from media.channel import Channel, History
 from media.live import AudioFeed
-from media.source import Feed, Following
+from media.source import RUN_BYTES, Feed, Following
 from media.subscriptions import EARLIEST, Events, channel
 from server import tls
 from tests.certificates import make_pair
@@ -301,9 +301,10 @@ async def test_a_slow_reader_goes_on_from_its_cursor(
 @pytest.mark.slow
 @pytest.mark.gen_test
 async def test_who_falls_behind_is_let_go_and_comes_back_to_a_gap(
-    tmp_path: Path, access_log: AccessLog
+    tmp_path: Path, access_log: AccessLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others lose nothing. It is told what is missing, once, and misses nothing else."""
+    monkeypatch.setattr(log, "LAG_BYTES", MIB)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving(tmp_path, scan=False, channels=CHANNELS))
         slow = await stack.enter_async_context(server.connect(asked("few"), receive_bytes=65536))
@@ -357,7 +358,7 @@ async def test_who_takes_nothing_is_stalled(tmp_path: Path, access_log: AccessLo
 @pytest.mark.parametrize(
     ("target", "heartbeat"),
     [
-        ("all", b":\n\n"),
+        ("all", b":\n"),
         ("all?format=ndjson", b"\n"),
         ("all?format=text", b" "),
         ("all?format=json&wait=9", b" "),
@@ -739,6 +740,29 @@ async def test_a_feed_that_ends_ends_its_bodies(tmp_path: Path, access_log: Acce
     assert access_log.endings == [("complete", 500_000), ("complete", 0)]
 
 
+@pytest.mark.gen_test
+async def test_a_connection_goes_on_behind_a_feed(tmp_path: Path, access_log: AccessLog) -> None:
+    """One that has ended, or was drained, leaves it to the next request; also to one that came before."""
+    feed, other = AudioFeed("audio/mpeg", 5), AudioFeed("audio/mpeg", 5)
+    routes = [feed_route("/feed", feed, b"opening"), feed_route("/other", other)]
+    async with (
+        serving(tmp_path, scan=False, routes=routes) as server,
+        server.connect(request("/feed") + request("/other")) as client,
+    ):
+        await client.until(b"opening")
+        feed.publish(b"sound", 0.1, b"")
+        feed.end()
+        await client.until(b"HTTP/1.1 200", times=2)
+        await client.send(request("/healthz", connection="close"))
+        await eventually(lambda: len(server.open_streams) == 1)
+        server.open_streams.drain()
+        received, _ = await client.rest()
+        assert server.resources.delivery.fanout._audiences == {}
+    responses = Response.all(received, ["GET", "GET", "GET"])
+    assert [response.body for response in responses] == [b"openingsound", b"", b"ok\n"]
+    assert [outcome for outcome, _ in access_log.endings] == ["complete", "drained", "complete"]
+
+
 # --- rounds, without sockets ---
 
 
@@ -780,31 +804,34 @@ class Sink:
 
 
 class Ends:
-    """How a subscriber was ended."""
+    """How subscribers were ended: nothing else is done about it."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
-    def __call__(self, outcome: Outcome) -> None:
+    def end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+
+    def fail(self, error: Exception) -> None:
+        raise AssertionError from error
 
 
 @contextmanager
 def sinks(
-    feed: Feed,
-    streams: list[Sink],
-    to: Fanout,
-    heartbeat_seconds: float = 0,
-    end: Callable[..., None] = print,
+    feed: Feed, streams: list[Sink], to: Fanout, heartbeat_seconds: float = 0, ends: Ends | None = None
 ) -> Iterator[list[Subscriber]]:
     """Have them follow the feed from now on."""
-    with ExitStack() as stack:
-        joined = []
-        for sink in streams:
-            subscriber = Subscriber(sink, Following(feed, feed.newest), chunked=True, heartbeat=b":", end=end)
-            stack.enter_context(to.following(feed, subscriber, heartbeat_seconds))
-            joined.append(subscriber)
-        yield joined
+    following, sending = Following(feed, feed.newest), ends or Ends()
+    subscribers = [
+        Subscriber(stream, following, chunked=True, heartbeat=b":", sending=sending) for stream in streams
+    ]
+    for subscriber in subscribers:
+        to.join(feed, subscriber, heartbeat_seconds)
+    try:
+        yield subscribers
+    finally:
+        for subscriber in subscribers:
+            to.leave(feed, subscriber)
 
 
 @pytest.mark.gen_test
@@ -835,7 +862,7 @@ async def test_who_is_behind_is_found_while_its_write_waits(monkeypatch: pytest.
     monkeypatch.setattr(log, "LAG_BYTES", 1)
     published = Channel(history=History(events=2))
     feed, ends = Events((published,), "text"), Ends()
-    with sinks(feed, [Sink(most=0)], Fanout(0), end=ends):
+    with sinks(feed, [Sink(most=0)], Fanout(0), ends=ends):
         outcomes = []
         for _ in range(5):
             published.publish(b"x")
@@ -913,3 +940,52 @@ async def test_a_closed_stream_takes_no_heartbeat_from_the_others() -> None:
         waiting.most = 10**9
         waiting.flow()
         await eventually(lambda: waiting.taken == framed(b":") * 2)
+
+
+# --- what a publisher waits for ---
+
+
+def runs(published: Channel, count: int) -> None:
+    """So much that a subscriber is sent it in as many turns of the loop."""
+    for _ in range(count):
+        published.publish(bytes(RUN_BYTES - 1))
+
+
+@pytest.mark.gen_test
+async def test_offered_is_what_every_kernel_was_asked_to_take() -> None:
+    """By all slices of the round, and by those who have several runs to go."""
+    published = Channel(history=History(events=1000))
+    all_sinks, to = [Sink() for _ in range(3 * fanout.SLICE)], Fanout(0)
+    with sinks(Events((published,), "text"), all_sinks, to):
+        await to.offered()
+        assert not any(sink.taken for sink in all_sinks)
+        runs(published, 3)
+        await to.offered()
+        assert {sink.taken.count(b"\n") for sink in all_sinks} == {3 * 3}
+    await to.offered()
+
+
+@pytest.mark.gen_test
+async def test_who_takes_nothing_is_not_waited_for() -> None:
+    """Nor is one that left in the middle."""
+    published, ends = Channel(history=History(events=1000)), Ends()
+    deaf, to = Sink(most=0), Fanout(0)
+    feed = Events((published,), "text")
+    with sinks(feed, [deaf], to, ends=ends), sinks(feed, [Sink()], to, ends=ends):
+        runs(published, 3)
+        await to.offered()
+        assert deaf.waiting is not None
+    assert ends.outcomes == []
+
+
+@pytest.mark.gen_test
+async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here for a tick that is far too long."""
+    monkeypatch.setattr(fanout, "OFFERING_SECONDS", 0.05)
+    published, sink, to = Channel(), Sink(), Fanout(60)
+    with sinks(Events((published,), "text"), [sink], to):
+        published.publish(b"at once")
+        await to.offered()
+        published.publish(b"later")
+        await to.offered()
+        assert sink.taken == framed(b"at once\n")

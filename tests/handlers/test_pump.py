@@ -1274,19 +1274,6 @@ async def test_an_opening_that_cannot_be_sent_is_no_complete_response(
     assert access_log.endings == [("disconnected", len(b"opening"))]
 
 
-@pytest.mark.gen_test
-async def test_an_opening_that_is_no_bytes_is_a_failure(
-    tmp_path: Path, access_log: AccessLog, published: Channel, expect_log: ExpectLog
-) -> None:
-    """While it can still be a status."""
-    expect_log("millrace", 40, "TypeError")
-    routes = [feed_route("/s", Events((published,), "text"), "text")]  # type: ignore[arg-type]
-    async with serving(tmp_path, scan=False, routes=routes) as server:
-        response = await server.get("/s")
-        await eventually(lambda: access_log.endings)
-    assert response.status == 500
-
-
 @pytest.mark.parametrize("end", ["drain", "break_off"])
 @pytest.mark.gen_test
 async def test_how_a_server_ends_who_follows(

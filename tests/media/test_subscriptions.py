@@ -1,6 +1,7 @@
 """From a request to a cursor in one channel or several, and events in every format."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -378,7 +379,7 @@ async def test_an_event_in_each_format(channels: Channels, case: str, form: str)
 
 @pytest.mark.parametrize(
     ("form", "args", "heartbeat"),
-    [("sse", {}, b":\n\n"), ("sse", {"heartbeat": "0"}, b":\n\n"), ("ndjson", {}, b"\n"),
+    [("sse", {}, b":\n"), ("sse", {"heartbeat": "0"}, b":\n"), ("ndjson", {}, b"\n"),
      ("text", {}, b" "), ("text", {"heartbeat": "0"}, b""), ("json", {}, b" ")],
 )  # fmt: skip
 @pytest.mark.gen_test
@@ -535,6 +536,35 @@ async def test_a_poll_that_was_overrun_while_it_waited(
     data = {"last_event_id": id_of(channels, 1), "first_id": id_of(channels, 9)}
     assert polled["events"][0] == {"id": id_of(channels, 8), "event": "gap", "data": data}
     assert found(polled) == [8, 9, 10, 11]
+
+
+@pytest.mark.gen_test
+async def test_many_polls_go_on_in_slices(channels: Channels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop turns between them; none is forgotten, and one that asks again waits for the next event."""
+    monkeypatch.setattr(subscriptions, "POLLS_AT_ONCE", 3)
+    answered: list[int] = []
+
+    async def poll(last_event_id: str | None) -> None:
+        async with subscribed(channels, "b", "json", last_event_id, wait="60") as body:
+            answered.extend(found(await answer(body)))
+
+    polls = [asyncio.ensure_future(poll(None)) for _ in range(10)]
+    await asyncio.sleep(0)
+    polls.pop(4).cancel()
+    await asyncio.sleep(0)
+    publish(channels, "b")
+    counts = [0]
+    again = asyncio.ensure_future(poll(id_of(channels, 1)))
+    while len(answered) < 9:
+        await asyncio.sleep(0)
+        counts.append(len(answered))
+    assert max(after - before for before, after in itertools.pairwise(counts)) <= 3
+    await asyncio.gather(*polls)
+    assert not again.done()
+    publish(channels, "b")
+    await again
+    assert answered == [1] * 9 + [2]
+    assert get(channels, "b")._watchers == {}
 
 
 @pytest.mark.parametrize("drained_at", ["waiting", "answered"])
