@@ -378,7 +378,7 @@ async def test_an_event_in_each_format(channels: Channels, case: str, form: str)
 
 @pytest.mark.parametrize(
     ("form", "args", "heartbeat"),
-    [("sse", {}, b":\n\n"), ("sse", {"heartbeat": "0"}, b":\n\n"), ("ndjson", {}, b"\n"),
+    [("sse", {}, b":\n"), ("sse", {"heartbeat": "0"}, b":\n"), ("ndjson", {}, b"\n"),
      ("text", {}, b" "), ("text", {"heartbeat": "0"}, b""), ("json", {}, b" ")],
 )  # fmt: skip
 @pytest.mark.gen_test
