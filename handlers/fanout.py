@@ -17,10 +17,10 @@ everywhere.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from handlers.open_streams import Outcome
-from media.source import RUN_BYTES, Feed, FellBehind, Following
+from media.source import RUN_BYTES, Cursor, Feed, FellBehind, Following
 
 TICK_SECONDS = 0.005
 
@@ -32,7 +32,7 @@ LOOK_SECONDS = 0.001
 
 OFFERING_SECONDS = 1.0
 
-_FRAMES = 16  # runs from different cursors that are kept at a time
+_RUNS = 16  # from different cursors that are kept at a time
 
 
 class Sending(Protocol):
@@ -58,6 +58,7 @@ class Subscriber:
         "direct",
         "heartbeat",
         "own",
+        "plain",
         "sending",
         "sent_bytes",
         "stream",
@@ -78,6 +79,8 @@ class Subscriber:
         beat = framed(heartbeat) if chunked else heartbeat
         self.heartbeat = (beat, len(heartbeat)) if heartbeat else None
         self.direct = hasattr(stream, "send_now")  # a stream of TLS has it not: there everything is written
+        self.plain = chunked and self.own is None
+        """It is sent what most are."""
         self.writing = False
         """The kernel has not taken all of what was last sent."""
         self.sent_bytes = 0
@@ -132,6 +135,22 @@ class Fanout:
                 await asyncio.sleep(LOOK_SECONDS)
 
 
+class _Run(NamedTuple):
+    """What is sent from one cursor to another.
+
+    Args:
+        frame: its bytes, framed if the response is.
+        length: how many of them are the body's.
+        more: there was more when it was made than one run takes.
+    """
+
+    start: Cursor
+    frame: bytes
+    length: int
+    stop: Cursor
+    more: bool
+
+
 class _Audience:
     """All who follow one feed."""
 
@@ -141,7 +160,7 @@ class _Audience:
         self._heartbeat_seconds = heartbeat_seconds
         self._loop = asyncio.get_running_loop()
         self._subscribers: dict[Subscriber, None] = {}
-        self._frames: dict[tuple[object, bool], tuple[bytes, int, Any]] = {}
+        self._runs: dict[tuple[Cursor, bool], _Run] = {}
         self._begun = self._ended = 0  # rounds
         self._due = 0  # subscribers that are sent another run when the loop next turns
         self._round: asyncio.Handle | None = None
@@ -190,7 +209,7 @@ class _Audience:
 
     def _begin_round(self) -> None:
         self._sent_at = self._round_at = self._loop.time()
-        self._frames.clear()
+        self._runs.clear()
         self._begun += 1
         self._send_slice(tuple(self._subscribers), 0, self._feed.newest)
 
@@ -203,13 +222,22 @@ class _Audience:
             self._ended += 1
             if newest != self._feed.newest:
                 self._changed()
-        ended = self._feed.ended
+        ended, there, last = self._feed.ended, self._subscribers, None
         for subscriber in subscribers[start : start + SLICE]:
+            cursor = subscriber.cursor
             if subscriber.writing:
-                if self._feed.lost(subscriber.cursor):
+                if self._feed.lost(cursor):
                     subscriber.sending.end(Outcome.BEHIND)
-            elif subscriber.cursor != newest or ended:
+            elif last is not None and cursor is last.start and subscriber.plain:
+                # What `_catch_up` comes to for most, without its calls: a µs and a half of nine a delivery.
+                if subscriber in there and not subscriber.stream.closed():
+                    subscriber.cursor = last.stop
+                    self._send(subscriber, last.frame, last.length)
+            elif cursor != newest or ended:
                 self._catch_up(subscriber)
+                last = self._runs.get((cursor, True))
+                if last is not None and (last.more or ended):
+                    last = None
 
     def _catch_up(self, subscriber: Subscriber) -> None:
         """Send it the next run, and after that, as the loop turns, those that are left."""
@@ -227,22 +255,17 @@ class _Audience:
             if self._feed.ended:
                 subscriber.sending.end(Outcome.COMPLETE)
             return
-        framed_alike = subscriber.chunked and subscriber.own is None
-        key = subscriber.cursor, framed_alike
-        run = self._frames.get(key)
-        if run is None:
-            run = self._run(subscriber.cursor, framed_alike)
-            if len(self._frames) == _FRAMES:
-                self._frames.clear()
-            self._frames[key] = run
-        frame, length, subscriber.cursor = run
+        run = self._run(subscriber.cursor, chunked=subscriber.plain)
+        subscriber.cursor = run.stop
+        frame, length = run.frame, run.length
         if subscriber.own is not None:
             own = subscriber.own(frame)
             length = len(own)
             frame = framed(own) if subscriber.chunked else own
         if length:  # a chunk of none would be the end of the body
             self._send(subscriber, frame, length)
-        if not subscriber.writing and (subscriber.cursor != self._feed.newest or self._feed.ended):
+        # What came since the run was made is the next round's: here it would go out one by one.
+        if not subscriber.writing and (run.more or self._feed.ended):
             self._due += 1
             self._loop.call_soon(self._catch_up_on, subscriber)
 
@@ -250,10 +273,17 @@ class _Audience:
         self._due -= 1
         self._catch_up(subscriber)
 
-    def _run(self, cursor: Any, chunked: bool) -> tuple[bytes, int, Any]:
-        """What is sent from a cursor on, framed, its bytes of the body, and the cursor behind it."""
-        run, cursor = self._feed.after(cursor, RUN_BYTES)
-        return framed(run) if chunked else run, len(run), cursor
+    def _run(self, cursor: Cursor, *, chunked: bool) -> "_Run":
+        """What is sent from a cursor on: made once for all who stand there."""
+        run = self._runs.get((cursor, chunked))
+        if run is None:
+            data, stop = self._feed.after(cursor, RUN_BYTES)
+            more = stop != self._feed.newest
+            run = _Run(cursor, framed(data) if chunked else data, len(data), stop, more)
+            if len(self._runs) == _RUNS:
+                self._runs.clear()
+            self._runs[cursor, chunked] = run
+        return run
 
     def _send(self, subscriber: Subscriber, frame: bytes, length: int) -> None:
         """`length` of the bytes are the body's."""
