@@ -3,7 +3,8 @@
 With a secret set, whoever shows it may. Without one, programs on this machine may, as long as nobody else can
 reach the server: it listens on loopback. What only looks like such a program is refused: a page of another
 site in a browser of this machine (its Origin is another one), one that has its name resolve to 127.0.0.1
-(Host is that name), and whoever comes through a proxy on this machine (a forwarding header).
+(Host is that name), and whoever comes through a proxy on this machine (a forwarding header). nginx with
+nothing but a `proxy_pass` sends none, and a Host of this machine; what gives it away is its HTTP/1.0.
 """
 
 import base64
@@ -84,11 +85,11 @@ class Writers:
     def _is_local(self, request: HTTPServerRequest) -> bool:
         origin = request.headers.get("Origin")
         same = origin is None or origin in self.origins or "*" in self.origins
-        host = request.headers.get(
-            "Host", "localhost"
-        )  # old source clients of HTTP/1.0 send none; browsers do
+        host = request.headers.get("Host", "localhost")  # old source clients send none; browsers do
+        proxied = request.version == "HTTP/1.0" and request.method in ("POST", "PUT", "DELETE")
         return (
-            self.loopback
+            not proxied
+            and self.loopback
             and _LOOPBACK_HOST.fullmatch(host) is not None
             and (same or urlsplit(origin or "").netloc == host)
             and not any(name in request.headers for name in _FORWARDING)

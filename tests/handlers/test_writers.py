@@ -20,7 +20,7 @@ class Connection:
     context = None
 
 
-def request(**headers: str) -> HTTPServerRequest:
+def request(method: str = "POST", version: str = "HTTP/1.1", **headers: str) -> HTTPServerRequest:
     """A request with a Host of this machine; `x_real_ip="x"` is the header `X-Real-Ip: x`, empty: none."""
     found = {"Host": "localhost:8888"} | {
         name.replace("_", "-").title(): value for name, value in headers.items()
@@ -28,7 +28,7 @@ def request(**headers: str) -> HTTPServerRequest:
     return HTTPServerRequest(
         headers=HTTPHeaders({name: value for name, value in found.items() if value}),
         connection=Connection(),  # type: ignore[arg-type]
-        start_line=RequestStartLine("POST", "/", "HTTP/1.1" if found["Host"] else "HTTP/1.0"),
+        start_line=RequestStartLine(method, "/", version),
     )
 
 
@@ -86,6 +86,14 @@ def test_without_a_secret_programs_of_this_machine_may(headers: dict[str, str], 
     assert LOCAL.publishing_is_open(asked) == local
     assert publisher(Writers(), asked) == source(Writers(), asked) == 403
     assert not Writers().publishing_is_open(asked)
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [("POST", 403), ("PUT", 403), ("DELETE", 403), ("SOURCE", 0), ("GET", 0)]
+)
+def test_what_a_bare_nginx_passes_on_is_not_of_this_machine(method: str, status: int) -> None:
+    """It has no forwarding header, but HTTP/1.0; old source clients have that, too, and other methods."""
+    assert source(LOCAL, request(method, "HTTP/1.0", host="127.0.0.1:8888")) == status
 
 
 @pytest.mark.parametrize(
