@@ -148,7 +148,8 @@ def test_gap_after_a_restart(browser: Browser, start: Starter) -> None:
     expect(page.locator("#channel-state")).to_contain_text("Trying again in")
     # The new server has another token, too: the page is told by itself that it may no longer publish.
     server = start("--port", str(server.port), "--publish-token", "secret")
-    expect(page.locator("#channel-state")).to_have_text("Following events", timeout=20_000)
+    state = page.locator("#channel-state")
+    expect(state).to_have_text("Following events. Some events are missing.", timeout=20_000)
     expect(page.locator("#channel .gap")).to_have_text([f"Events are missing here after {last}"])
     expect(page.locator("#channel .event pre")).to_have_text(["1"])
     expect(page.locator("#publish-closed")).to_be_visible(timeout=10_000)
