@@ -97,7 +97,8 @@ class Resource(RequestHandler):
     body_bytes = 0
     first_byte_seconds: float | None = None
     unframed = False
-    """The body has neither chunks nor a length, and ends with its connection, in HTTP/1.1 too."""
+    """A body has neither chunks nor a length, and ends with its connection, in HTTP/1.1 too: that of the
+    response, or of a source's request."""
 
     def clear(self) -> None:
         self.set_headers: dict[str, str] = {}
