@@ -112,7 +112,8 @@ class BroadcastResource(Resource):
     async def put(self, **parts: str) -> None:
         if self.unframed:
             await self._read()
-        self._leave(Outcome.DISCONNECTED if self.connection.stream.error else Outcome.COMPLETE)
+        # Also if the connection was reset: so ends a source that has not read our 200 (ffmpeg, as of old).
+        self._leave(Outcome.COMPLETE)
 
     source = put
 
@@ -217,18 +218,21 @@ class BroadcastResource(Resource):
 
 
 class MetadataResource(Resource):
-    """GET /admin/metadata?mode=updinfo&mount=/audio/live/NAME&song=TITLE: what a live source says is heard.
+    """GET, POST /admin/metadata?mode=updinfo&mount=/audio/live/NAME&song=TITLE: what is heard now.
 
-    As source clients of Icecast's kind send it. Query: song, or title and artist; url; charset (UTF-8, and
-    what is not that is ISO-8859-1). 200, 400, 401, 403, 404 (no live source is there), 503.
+    As source clients of Icecast's kind send it, libshout as a form. Query: song, or title and artist; url;
+    charset (UTF-8, and what is not that is ISO-8859-1). 200, 400, 401, 403, 404 (no live source), 503.
     """
 
-    SUPPORTED_METHODS = ("GET", "OPTIONS")
+    SUPPORTED_METHODS = ("GET", "POST", "OPTIONS")
     allow = ", ".join(SUPPORTED_METHODS)
 
     def initialize(self, mounts: Mounts, writers: Writers) -> None:
         self.mounts = mounts
         self.writers = writers
+
+    async def post(self) -> None:
+        await self.get()
 
     async def answer(self, **parts: str) -> None:
         self.writers.admit_source(self.request)
@@ -252,7 +256,7 @@ class MetadataResource(Resource):
         )
 
     def _argument(self, name: str) -> str:
-        value: bytes = self.request.query_arguments.get(name, [b""])[-1]
+        value: bytes = self.request.arguments.get(name, [b""])[-1]
         for encoding in (self.charset, "utf-8"):
             with suppress(UnicodeError):
                 return value.decode(encoding)

@@ -9,7 +9,7 @@ from tornado.web import Application
 from handlers.audio import AudioResource
 from handlers.broadcast import BroadcastResource, MetadataResource
 from handlers.live import MountResource, MountsResource
-from handlers.ops import HealthResource, ReadyResource
+from handlers.ops import HealthResource, ReadyResource, ServerResource
 from handlers.page import PageResource
 from handlers.publish import PublishResource
 from handlers.resource import READS, Missing
@@ -57,6 +57,7 @@ def make_app(resources: Resources) -> Application:
             (r"/stream/(?P<name>.+)", NamedStreamResource, stream),
             (r"/large\.csv", NamedStreamResource, {**stream, "default": "large.csv"}),
             (r"/my-large-page\.html", NamedStreamResource, {**stream, "default": "large.html"}),
+            (r"\*", ServerResource),
             (r"/healthz", HealthResource),
             (r"/readyz", ReadyResource, {"ready": resources.ready}),
         ],
