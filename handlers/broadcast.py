@@ -10,6 +10,7 @@ What is ahead of real time waits in the kernel, with the source: nothing is read
 
 import asyncio
 import logging
+import socket
 import sys
 from contextlib import suppress
 from math import inf
@@ -30,6 +31,10 @@ from media.live import MountBusy, Mounts, Playing, Session, one_line
 from media.source import BadParameter, SourceError
 
 READ_BYTES = 64 * 1024
+
+KERNEL_BYTES = 128 * 1024
+"""What the kernel may hold of a source that is ahead, about: left to itself it takes 6 MB, minutes of sound
+that would go on when the source has gone."""
 
 # What a source says of its broadcast, by what listeners are told it as.
 _FACTS = {
@@ -85,6 +90,7 @@ class BroadcastResource(Resource):
         self.held = True
         self.connection.set_body_timeout(None)
         self.connection.stream.receive_seconds = inf  # its silence is seen to here
+        self.connection.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
         self._heard(0)
         self._look()
 
@@ -119,6 +125,8 @@ class BroadcastResource(Resource):
 
     async def _read(self) -> None:
         """Take what comes until the connection ends."""
+        # Told of its end, Tornado would look for another request in what has not been read yet.
+        self.connection.stream.set_close_callback(None)
         if self.request.headers.get("Expect") != "100-continue":
             # It waits for this before it sends anything.
             self.answered = True
@@ -141,7 +149,7 @@ class BroadcastResource(Resource):
             self._refuse(Problem(415, f"{str(error).rstrip('.')}."), Outcome.FAILED)
             return
         self._heard(seconds)
-        if seconds:
+        if seconds and not self.connection.stream.closed():
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.ended.wait()

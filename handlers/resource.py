@@ -251,7 +251,7 @@ class Resource(RequestHandler):
 class Missing(Resource):
     """Every path that is no route: 404, whatever the method."""
 
-    SUPPORTED_METHODS = RequestHandler.SUPPORTED_METHODS
+    SUPPORTED_METHODS = (*RequestHandler.SUPPORTED_METHODS, "SOURCE")
 
     def prepare(self) -> None:
         raise Problem(404, NOTHING_HERE)

@@ -372,18 +372,17 @@ async def test_who_follows_the_news_keeps_the_mount() -> None:
     live = mounts(grace_seconds=0)
     live.claim("a", "live", MP3).close()
     mount = live.get("a")
-    with mount.news_feed.subscribed():
-        await eventually(lambda: mount._feed is None)
-        assert live.get("a") is mount
-        assert (mount.media_type, mount.listeners, mount.source) == ("", 0, None)
-        before = mount.news_feed.newest
-        live.claim("a", "live", MP3)
-        assert live.get("a") is mount
-        assert mount.news_feed.newest > before
-        mount.end()
-        assert mount.session is not None
-        mount.session.close()
-        await eventually(lambda: mount._feed is None)
+    mount.news_feed.enter()
+    await eventually(lambda: mount._feed is None)
+    assert live.get("a") is mount
+    assert (mount.media_type, mount.listeners, mount.source) == ("", 0, None)
+    before = mount.news_feed.newest
+    session = live.claim("a", "live", MP3)
+    assert live.get("a") is mount
+    assert mount.news_feed.newest > before
+    session.close()
+    await eventually(lambda: mount._feed is None)
+    mount.news_feed.leave()
     with pytest.raises(SourceNotFound):
         live.get("a")
 
