@@ -223,6 +223,21 @@ async def test_a_source_is_refused_before_its_body(
         assert live(server) == (["radio"] if status == 403 else [])
 
 
+@pytest.mark.parametrize("method", ["SOURCE", "GET"])
+@pytest.mark.gen_test
+async def test_several_processes_have_no_live_audio(tmp_path: Path, method: str) -> None:
+    """The listeners of a source might be at another process, and so might a title."""
+    target = TARGET if method == "SOURCE" else f"/admin/metadata?mode=updinfo&mount={TARGET}&song=a"
+    writers = Writers(loopback=True, processes=2)
+    async with (
+        serving(tmp_path, scan=False, writers=writers) as server,
+        server.connect(request(target, method, connection="close")) as source,
+    ):
+        status, detail = problem((await source.rest())[0])
+    assert status == 503
+    assert "--processes 1" in detail
+
+
 @pytest.mark.parametrize(
     ("method", "target", "allow"),
     [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.cors import Cors
 from handlers.limits import Limits
 from media.frames import Piece
 from media.live import IcyBlocks, Playing
@@ -17,13 +18,9 @@ NEWS = f"{TARGET}.json"
 
 def send(server: Server, data: bytes, seconds: float = 1, media_type: str = "audio/mpeg") -> None:
     """Have a live source send this, as one stretch."""
-    try:
-        session = server.resources.mounts.get("radio").session
-    except LookupError:
-        session = None
-    except Exception:
-        session = None
-    session = session or server.resources.mounts.claim("radio", "live", media_type)
+    mounts = server.resources.mounts
+    sessions = [mount.session for mount in mounts if mount.session is not None]
+    session = sessions[0] if sessions else mounts.claim("radio", "live", media_type)
     session.play([Piece(data, seconds)])
 
 
@@ -115,6 +112,23 @@ async def test_a_range_is_ignored(tmp_path: Path) -> None:
                 received = await client.until(b"abc")
                 assert received.startswith(b"HTTP/1.1 200 OK")
                 assert b"Content-Range" not in received
+        over(server)
+
+
+@pytest.mark.gen_test
+async def test_a_page_of_another_origin_reads_what_radios_do(tmp_path: Path) -> None:
+    """If it is allowed: it may ask for titles, and see how often they come."""
+    cors = Cors(frozenset({"https://example.org"}))
+    async with serving(tmp_path, scan=False, cors=cors) as server:
+        send(server, b"abc")
+        asked = {"origin": "https://example.org", "access_control_request_method": "GET"}
+        granted = await server.get(TARGET, "OPTIONS", **asked, access_control_request_headers="icy-metadata")
+        assert "Icy-MetaData" in granted.headers["Access-Control-Allow-Headers"]
+        async with server.connect(request(TARGET, origin="https://example.org", icy_metadata="1")) as client:
+            received = await client.until(b"abc")
+        assert b"Access-Control-Allow-Origin: https://example.org" in received
+        exposed = received.partition(b"Access-Control-Expose-Headers: ")[2].partition(b"\r\n")[0]
+        assert {b"icy-name", b"icy-metaint", b"icy-description"} <= set(exposed.split(b", "))
         over(server)
 
 
