@@ -13,11 +13,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.end_to_end.conftest import Starter
 from tests.end_to_end.process import Process, program, run, surroundings, until
-from tests.end_to_end.test_browser import CAN_PLAY, FLAGS
+from tests.end_to_end.test_browser import CAN_PLAY
 
 pytestmark = [
     pytest.mark.slow,
@@ -170,16 +170,13 @@ def radio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
-def page(radio: Process) -> Iterator[Page]:
-    """Chromium, on a page of the server."""
-    chromium = program("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
-        opened = browser.new_page()
-        opened.set_default_timeout(20_000)
-        opened.goto(f"{radio.url}/healthz")
-        yield opened
-        browser.close()
+def listener(radio: Process, browser: Browser) -> Iterator[Page]:
+    """A page of the server, in Chromium."""
+    opened = browser.new_page()
+    opened.set_default_timeout(20_000)
+    opened.goto(f"{radio.url}/healthz")
+    yield opened
+    opened.close()
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -203,12 +200,12 @@ def test_mpv_listens(radio: Process, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mp3", "opus"])
-def test_an_audio_element_listens(page: Page, radio: Process, name: str) -> None:
+def test_an_audio_element_listens(listener: Page, radio: Process, name: str) -> None:
     """Its time goes on."""
     media_type = str(mounts(radio)[name]["media_type"])
-    if not page.evaluate(CAN_PLAY, media_type):
+    if not listener.evaluate(CAN_PLAY, media_type):
         pytest.skip(f"this Chromium does not play {media_type}")
-    page.evaluate(PLAY, f"/audio/live/{name}")
+    listener.evaluate(PLAY, f"/audio/live/{name}")
 
 
 @pytest.mark.parametrize("name", ["ices2", "ezstream"])
@@ -218,7 +215,7 @@ def test_titles_of_programs(radio: Process, name: str) -> None:
     until(lambda: mounts(radio)[name]["title"] == "Someone - Näme", 10)
 
 
-def test_a_title_arrives_everywhere(page: Page, radio: Process) -> None:
+def test_a_title_arrives_everywhere(listener: Page, radio: Process) -> None:
     """Sent as source clients do it: in ICY to a radio, and as an event to a page."""
     title = "Ein Stück — 노래"
     target = f"/admin/metadata?mode=updinfo&mount=/audio/live/mp3&song={quote(title)}"
@@ -226,7 +223,7 @@ def test_a_title_arrives_everywhere(page: Page, radio: Process) -> None:
     radio_set.sendall(b"GET /audio/live/mp3 HTTP/1.0\r\nIcy-MetaData: 1\r\n\r\n")
     command = ("curl", "--silent", "--fail", "--user", f"source:{PASSWORD}", radio.url + target)
     subprocess.run((program("curl"), *command[1:]), check=True, capture_output=True, timeout=20)
-    assert page.evaluate(EVENT_NAMED, ["/audio/live/mp3.json?format=sse", title]) == "live"
+    assert listener.evaluate(EVENT_NAMED, ["/audio/live/mp3.json?format=sse", title]) == "live"
     received = b""
     while f"StreamTitle='{title}';".encode() not in received:
         more = radio_set.recv(65536)
