@@ -85,12 +85,14 @@ class BroadcastResource(Resource):
             raise Problem(503, "The server is shutting down.", {"Retry-After": "1"})
         client = client_of(self.request.remote_ip or "")
         refuse_too_many(self.delivery, client)
+        self.connection.set_body_timeout(None)
+        stream = self.connection.stream
+        stream.receive_seconds = inf  # its silence is seen to here
+        if not stream.closed():
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
         self.session = self._claim()
         open_streams.hold(self, client)
         self.held = True
-        self.connection.set_body_timeout(None)
-        self.connection.stream.receive_seconds = inf  # its silence is seen to here
-        self.connection.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
         self._heard(0)
         self._look()
 
@@ -116,8 +118,12 @@ class BroadcastResource(Resource):
         await self._take(chunk)
 
     async def put(self, **parts: str) -> None:
-        if self.unframed:
-            await self._read()
+        try:
+            if self.unframed:
+                await self._read()
+        except BaseException:  # a program error, which is Tornado's to report: what follows is no request
+            self.end(Outcome.FAILED)
+            raise
         # Also if the connection was reset: so ends a source that has not read our 200 (ffmpeg, as of old).
         self._leave(Outcome.COMPLETE)
 
@@ -187,10 +193,10 @@ class BroadcastResource(Resource):
             return
         log.info("the source of %s is let go: %s", self._name, problem.detail)
         self._leave(outcome)
-        if self.answered:
-            self.connection.stream.close()
-        else:
+        if not self.answered:
             self.send_error(problem.status_code, exc_info=(type(problem), problem, None))
+        if self.unframed:  # else Tornado does it: there is more of the body
+            self.connection.stream.close()
 
     def _leave(self, outcome: Outcome) -> None:
         """It is the source no longer. Only the first call counts."""

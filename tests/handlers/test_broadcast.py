@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from handlers.limits import Limits
 from handlers.writers import Writers
+from media.live import Session
 from server import tls
 from tests.certificates import make_pair
-from tests.conftest import AccessLog
+from tests.conftest import AccessLog, ExpectLog
 from tests.serving import Response, Server, eventually, request, serving
 
 FRAME = b"\xff\xfb\x90\x64" + bytes(413)
@@ -347,6 +349,42 @@ async def test_another_format_than_was_said(tmp_path: Path, access_log: AccessLo
                     await listener.until(FRAME * 60)
                     again.close()
         assert [" 415 " in line or " failed " in line for line in access_log.lines[:1]] == [True]
+
+
+@pytest.mark.gen_test
+async def test_another_format_behind_100_continue(tmp_path: Path) -> None:
+    """A source whose body has no frame reads the status, too, and its connection is closed."""
+    async with (
+        serving(tmp_path, scan=False) as server,
+        server.connect(head("unframed", expect="100-continue")) as source,
+    ):
+        await source.until(b"\r\n\r\n")
+        await source.send(b"OggS" + bytes(1000))
+        received, _ = await source.rest()
+        assert problem(received)[0] == 415
+        assert live(server) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.gen_test
+async def test_a_program_error_frees_the_mount(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+) -> None:
+    """Nothing of ours that goes wrong keeps a source from coming back."""
+
+    def take(session: Session, data: bytes) -> float:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Session, "take", take)
+    framed = way in ("chunked", "length")
+    expect_log("tornado.application" if framed else "millrace", logging.ERROR, "RuntimeError: a bug")
+    if not framed:
+        expect_log("tornado.general", logging.ERROR, "Cannot send error response")
+    async with serving(tmp_path, scan=False) as server:
+        async with server.connect(head(way) + part(way, mp3(1))) as source:
+            await asyncio.wait_for(source.rest(), 5)
+            await eventually(lambda: not live(server))
+        await eventually(lambda: not len(server.open_streams))
 
 
 @pytest.mark.parametrize("way", WAYS)
