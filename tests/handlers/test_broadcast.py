@@ -312,6 +312,34 @@ async def test_a_silent_source_is_let_go(tmp_path: Path, access_log: AccessLog, 
         await eventually(lambda: not len(server.open_streams))
 
 
+@pytest.mark.gen_test
+async def test_any_silence_may_be_allowed(tmp_path: Path) -> None:
+    """With 0; the source is still ended with the server."""
+    async with (
+        serving(tmp_path, scan=False, source_seconds=0) as server,
+        server.connect(head("SOURCE")) as source,
+    ):
+        await source.until(b"\r\n\r\n")
+        assert live(server) == ["radio"]
+        server.open_streams.drain()
+        await asyncio.wait_for(source.rest(), 5)
+        assert live(server) == []
+
+
+@pytest.mark.gen_test
+async def test_a_server_has_so_many_mounts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+) -> None:
+    """A source of one more is refused, and the log says why."""
+    expect_log("millrace", logging.WARNING, "there are 1 mounts")
+    monkeypatch.setattr("media.live.MOST_MOUNTS", 1)
+    async with serving(tmp_path, scan=False) as server, server.connect(head("SOURCE")) as source:
+        await source.until(b"\r\n\r\n")
+        async with server.connect(head("SOURCE", target="/audio/live/other")) as other:
+            assert problem((await other.rest())[0])[0] == 503
+        assert live(server) == ["radio"]
+
+
 @pytest.mark.slow
 @pytest.mark.gen_test
 async def test_a_source_that_goes_on_is_kept(tmp_path: Path) -> None:
