@@ -38,6 +38,7 @@ _EXPOSED = ", ".join(
         "Retry-After",
         "X-Request-Id",
         "icy-br",
+        "icy-description",
         "icy-genre",
         "icy-metaint",
         "icy-name",

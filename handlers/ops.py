@@ -1,4 +1,4 @@
-"""What a supervisor asks: does it live, does it take requests."""
+"""What is asked of the server as a whole: does it live, does it take requests, what does it know."""
 
 from collections.abc import Callable
 
@@ -22,6 +22,13 @@ class ReadyResource(Resource):
         if not self.ready():
             raise Problem(503, "The server is starting or shutting down.", {"Retry-After": "1"})
         _ok(self)
+
+
+class ServerResource(Resource):
+    """OPTIONS *: the methods that there are (RFC 9110 §9.3.7). libshout asks before it sends."""
+
+    SUPPORTED_METHODS = ("OPTIONS",)
+    allow = "GET, HEAD, OPTIONS, POST, DELETE, PUT, SOURCE"
 
 
 def _ok(response: Resource) -> None:

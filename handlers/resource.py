@@ -97,7 +97,8 @@ class Resource(RequestHandler):
     body_bytes = 0
     first_byte_seconds: float | None = None
     unframed = False
-    """The body has neither chunks nor a length, and ends with its connection, in HTTP/1.1 too."""
+    """A body has neither chunks nor a length, and ends with its connection, in HTTP/1.1 too: that of the
+    response, or of a source's request."""
 
     def clear(self) -> None:
         self.set_headers: dict[str, str] = {}
@@ -250,7 +251,7 @@ class Resource(RequestHandler):
 class Missing(Resource):
     """Every path that is no route: 404, whatever the method."""
 
-    SUPPORTED_METHODS = RequestHandler.SUPPORTED_METHODS
+    SUPPORTED_METHODS = (*RequestHandler.SUPPORTED_METHODS, "SOURCE")
 
     def prepare(self) -> None:
         raise Problem(404, NOTHING_HERE)

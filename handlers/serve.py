@@ -122,7 +122,7 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
     delivery = response.delivery
     client = client_of(response.request.remote_ip or "")
     if response.request.method != "HEAD":
-        _refuse_too_many(delivery, client)
+        refuse_too_many(delivery, client)
     pump = response.pump = Pump(response, delivery.limits, delivery.open_streams, delivery.rate, client)
     delivery.open_streams.hold(pump, client)
     try:
@@ -178,8 +178,12 @@ def _follow(response: StreamResource, pump: Pump, source: Source, body: Body, cl
         response.clear_header(name)
 
 
-def _refuse_too_many(delivery: Delivery, client: str) -> None:
-    """Before the source is entered: who is refused costs nothing. What is not streamed is not counted."""
+def refuse_too_many(delivery: Delivery, client: str) -> None:
+    """Before the source is entered: who is refused costs nothing. What is not streamed is not counted.
+
+    Raises:
+        Problem: 429 or 503, `client` or the server has as many streams as it may.
+    """
     limits, open_streams = delivery.limits, delivery.open_streams
     after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     if 0 < limits.most_streams <= len(open_streams):

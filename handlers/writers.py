@@ -87,10 +87,13 @@ class Writers:
         same = origin is None or origin in self.origins or "*" in self.origins
         host = request.headers.get("Host", "localhost")  # old source clients send none; browsers do
         proxied = request.version == "HTTP/1.0" and request.method in ("POST", "PUT", "DELETE")
+        # A picture of a page has no Origin, and its address may be that of a GET which says a title.
+        own = origin is not None or request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
         return (
             not proxied
             and self.loopback
             and _LOOPBACK_HOST.fullmatch(host) is not None
+            and own
             and (same or urlsplit(origin or "").netloc == host)
             and not any(name in request.headers for name in _FORWARDING)
         )

@@ -27,19 +27,28 @@ from media.source import Body, Cursor, Facts, FellBehind, Following, SourceBusy,
 from media.subscriptions import Events
 
 STRETCH_SECONDS = 0.25
+STRETCH_BYTES = 64 * 1024
+"""A stretch ends with the piece that reaches one of these: what says that it plays no time ends, too."""
 
 LAG_SECONDS = 15.0
 """How much longer than the burst a listener may be behind; 250 KB of 128 kbit/s."""
 
 KEPT_BYTES = 16 * 1024 * 1024
+KEPT_STRETCHES = 2000
 """The most a feed keeps, whatever its seconds say."""
 
 AHEAD_SECONDS = 10.0
 """How far a source may be ahead of real time before it is read no further."""
 
+MOST_BYTES_PER_SECOND = 1_500_000
+"""No sound has more (FLAC of 192 kHz and 24 bits: half of it): what says so is taken no faster than this."""
+
 TITLE_CHARACTERS = 500
 
 MOST_MOUNTS = 100
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""What a mount may be called. What ends in `.json` is not one."""
 
 Kind = Literal["live", "station"]
 
@@ -111,10 +120,11 @@ class AudioFeed:
         size, number = 0, cursor[0]
         for index in range(self._index(number), len(self._stretches)):
             stretch = self._stretches[index]
-            run.append(stretch.data)
-            size, number = size + len(stretch.data), stretch.number
-            if size >= most_bytes:
+            size += len(stretch.data)
+            if run and size > most_bytes:
                 break
+            run.append(stretch.data)
+            number = stretch.number
         return run[0] if len(run) == 1 else b"".join(run), (number,)
 
     def lost(self, cursor: Cursor) -> bool:
@@ -146,7 +156,9 @@ class AudioFeed:
         oldest = self._seconds - self._burst_seconds - LAG_SECONDS
         gone = 0
         while gone < len(self._stretches) - 1 and (
-            self._stretches[gone].begins < oldest or self._size > KEPT_BYTES
+            self._stretches[gone].begins < oldest
+            or self._size > KEPT_BYTES
+            or len(self._stretches) - gone > KEPT_STRETCHES
         ):
             self._size -= len(self._stretches[gone].data)
             gone += 1
@@ -165,12 +177,14 @@ class Session:
     """
 
     def __init__(self, mount: "Mount", kind: Kind, media_type: str, facts: Mapping[str, str]) -> None:
-        self.kind, self.media_type, self.facts = kind, media_type, facts
+        self.kind, self.facts = kind, facts
+        self.media_type = media_type.partition(";")[0].strip().lower()
+        """Without parameters: what is compared, and told to listeners."""
         self._mount = mount
         self._parser = parser(media_type)
         self._feed: AudioFeed | None = None
         self._pieces: list[bytes] = []
-        self._seconds = 0.0
+        self._seconds, self._size = 0.0, 0
         self._head: bytes | None = None
         self._plays_until = 0.0
 
@@ -189,17 +203,10 @@ class Session:
             raise Preempted
         seconds = 0.0
         for piece in pieces:
-            if self._pieces and self._seconds >= STRETCH_SECONDS:
-                self._flush()
-            if not self._pieces:
-                self._head = piece.head
-            self._pieces.append(piece.data)
-            self._seconds += piece.seconds
-            seconds += piece.seconds
+            self._add(piece)
+            seconds += max(piece.seconds, len(piece.data) / MOST_BYTES_PER_SECOND)
             if piece.title is not None:
-                self._mount.play(Playing(one_line(piece.title)))
-        if self._seconds >= STRETCH_SECONDS:
-            self._flush()
+                self._mount.play(Playing(piece.title))
         now = time.monotonic()
         self._plays_until = max(self._plays_until, now) + seconds
         return max(0.0, self._plays_until - now - AHEAD_SECONDS)
@@ -210,6 +217,18 @@ class Session:
             self._flush()
             self._mount.leave(self)
 
+    def _add(self, piece: Piece) -> None:
+        if self._head is None and piece.head is not None:
+            # One may begin here, and listeners begin where a stretch does: headers alone are one.
+            self._flush()
+        if not self._pieces:
+            self._head = piece.head
+        self._pieces.append(piece.data)
+        self._seconds += piece.seconds
+        self._size += len(piece.data)
+        if self._seconds >= STRETCH_SECONDS or self._size >= STRETCH_BYTES:
+            self._flush()
+
     def _flush(self) -> None:
         if not self._pieces:
             return
@@ -218,7 +237,7 @@ class Session:
             self._feed = self._mount.feed_for(self.media_type)
         self._feed.publish(b"".join(self._pieces), self._seconds, self._head)
         self._pieces.clear()
-        self._seconds = 0.0
+        self._seconds, self._size = 0.0, 0
 
 
 class Mount:
@@ -226,18 +245,9 @@ class Mount:
 
     Args:
         grace_seconds: how long listeners are held without a source.
-        forget: called when the last source has gone for good.
     """
 
-    def __init__(
-        self,
-        name: str,
-        ids: Ids,
-        *,
-        burst_seconds: float,
-        grace_seconds: float,
-        forget: Callable[["Mount"], None],
-    ) -> None:
+    def __init__(self, name: str, ids: Ids, *, burst_seconds: float, grace_seconds: float) -> None:
         self.name = name
         self.session: Session | None = None
         self.playing = Playing()
@@ -253,9 +263,19 @@ class Mount:
         self._feed: AudioFeed | None = None
         self._burst_seconds = burst_seconds
         self._grace_seconds = grace_seconds
-        self._forget = forget
         self._grace: asyncio.TimerHandle | None = None
-        self._facts: Mapping[str, str] = {}
+        self.facts: Mapping[str, str] = {}
+        """About the broadcast; see Session."""
+
+    @property
+    def source(self) -> Kind | None:
+        """Who is heard."""
+        return self.session.kind if self.session else None
+
+    @property
+    def over(self) -> bool:
+        """Nobody is heard here or will be, and nobody waits for news of it: it may be forgotten."""
+        return not (self.session or self._feed or self.has_station or self.news_feed.subscribers)
 
     @property
     def media_type(self) -> str:
@@ -268,11 +288,6 @@ class Mount:
     def listeners(self) -> int:
         """Who is connected."""
         return self._feed.listeners if self._feed else 0
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """About the broadcast; see Session."""
-        return self._facts
 
     def claim(self, kind: Kind, media_type: str, facts: Mapping[str, str] | None = None) -> Session:
         """Become the source. A live one takes over from a station.
@@ -287,7 +302,7 @@ class Mount:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
-        self._feed = self._feed or AudioFeed(media_type, self._burst_seconds)
+        self._feed = self._feed or AudioFeed(session.media_type, self._burst_seconds)
         self._become(session)
         return session
 
@@ -300,15 +315,17 @@ class Mount:
             self._grace = loop.call_later(self._grace_seconds, self.end)
 
     def end(self) -> None:
-        """Nobody is heard here any more: the listeners are ended, and the mount is forgotten."""
+        """Nobody is heard here any more: the listeners are ended. May be called again."""
         if self._grace is not None:
             self._grace.cancel()
+            self._grace = None
         if self._feed is not None:
             self._feed.end()
-        self._forget(self)
+            self._feed = None
 
     def play(self, playing: Playing) -> None:
-        """Say what is heard from now on."""
+        """Say what is heard from now on, until the source changes."""
+        playing = Playing(one_line(playing.title), one_line(playing.link))
         if playing != self.playing:
             self._say(playing)
 
@@ -318,7 +335,7 @@ class Mount:
             self.vacant.set()
         else:
             self.vacant.clear()
-            self._facts = session.facts
+            self.facts = session.facts
         self._say(Playing())
 
     def _say(self, playing: Playing) -> None:
@@ -333,7 +350,7 @@ class Mount:
             "link": self.playing.link,
             "media_type": self.media_type,
             "listeners": self.listeners,
-            "source": self.session.kind if self.session else None,
+            "source": self.source,
             "since": self.since.isoformat(timespec="milliseconds"),
         }
 
@@ -371,6 +388,9 @@ class Mount:
 class Mounts:
     """The mounts of a process, by name.
 
+    One that is over is forgotten when next somebody looks. Until then, who follows its news hears of the next
+    source of that name.
+
     Args:
         ids: of their news.
         burst_seconds: of sound that a listener gets at once.
@@ -384,6 +404,7 @@ class Mounts:
         self._mounts: dict[str, Mount] = {}
 
     def __iter__(self) -> Iterator[Mount]:
+        self._mounts = {name: mount for name, mount in self._mounts.items() if not mount.over}
         return iter(tuple(self._mounts.values()))
 
     def get(self, name: str) -> Mount:
@@ -393,7 +414,7 @@ class Mounts:
             SourceNotFound: there is none.
         """
         mount = self._mounts.get(name)
-        if mount is None:
+        if mount is None or mount.over:
             raise SourceNotFound(f"no mount {name!r}")
         return mount
 
@@ -409,21 +430,14 @@ class Mounts:
         """
         mount = self._mounts.get(name)
         if mount is None:
-            if len(self._mounts) >= MOST_MOUNTS:
+            if len(tuple(self)) >= MOST_MOUNTS:
                 raise SourceBusy(f"there are {MOST_MOUNTS} mounts")
             mount = Mount(
-                name,
-                self._ids,
-                burst_seconds=self._burst_seconds,
-                grace_seconds=self._grace_seconds,
-                forget=self._forget,
+                name, self._ids, burst_seconds=self._burst_seconds, grace_seconds=self._grace_seconds
             )
         session = mount.claim(kind, media_type, facts)
         self._mounts[name] = mount
         return session
-
-    def _forget(self, mount: Mount) -> None:
-        del self._mounts[mount.name]
 
 
 def one_line(text: str) -> str:
@@ -468,6 +482,6 @@ class IcyBlocks:
         # A quote is not escaped by anybody: players look for the first one with a semicolon behind it.
         title, link = (text.replace("';", "' ;") for text in (playing.title, playing.link))
         text = f"StreamTitle='{title}';" + (f"StreamUrl='{link}';" if link else "")
-        encoded = text.encode()[: 255 * 16]
+        encoded = text.encode()  # at most 4028 bytes of the 4080 that fit, by TITLE_CHARACTERS
         units = (len(encoded) + 15) // 16
         return bytes([units]) + encoded.ljust(units * 16, b"\0")

@@ -7,18 +7,19 @@ from tornado.routing import PathMatches, Rule
 from tornado.web import Application
 
 from handlers.audio import AudioResource
-from handlers.live import MetadataResource, MountResource, MountsResource
-from handlers.ops import HealthResource, ReadyResource
+from handlers.broadcast import BroadcastResource, MetadataResource
+from handlers.live import MountResource, MountsResource
+from handlers.ops import HealthResource, ReadyResource, ServerResource
 from handlers.page import PageResource
 from handlers.publish import PublishResource
 from handlers.resource import READS, Missing
 from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.text import TextList, TextResource
+from media.live import NAME as MOUNT_NAME
 from server.access_log import log_response
 from server.resources import Resources
 
-MOUNT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-"""What a mount may be called. What ends in `.json` is not one."""
+MOUNT = rf"/audio/live/(?P<name>{MOUNT_NAME}?)(?P<part>|\.json)"
 
 
 def make_app(resources: Resources) -> Application:
@@ -29,7 +30,8 @@ def make_app(resources: Resources) -> Application:
     audio = {**delivery, "root": resources.root, "catalogue": resources.catalogue}
     stream = {**delivery, "streams": resources.streams, "channels": resources.channels}
     sources = {"mounts": resources.mounts, "writers": resources.writers}
-    live = {**delivery, **sources, "source_seconds": resources.source_seconds}
+    mounts = {**delivery, "mounts": resources.mounts}
+    broadcast = {**delivery, **sources, "source_seconds": resources.source_seconds}
     publish = {
         "streams": resources.streams,
         "channels": resources.channels,
@@ -45,8 +47,9 @@ def make_app(resources: Resources) -> Application:
             (r"/text/(?P<name>.+)", TextResource, text),
             (r"/audio", AudioResource, audio),
             (r"/audio/(?P<id>[0-9]+)(?P<part>|\.json|/cover)", AudioResource, audio),
-            (r"/audio/live", MountsResource, {**delivery, "mounts": resources.mounts}),
-            (rf"/audio/live/(?P<name>{MOUNT}?)(?P<part>|\.json)", MountResource, live),
+            (r"/audio/live", MountsResource, mounts),
+            Rule(_NotRead(MOUNT), BroadcastResource, broadcast),
+            (MOUNT, MountResource, mounts),
             (r"/admin/metadata", MetadataResource, sources),
             (r"/streams", StreamsResource, {**stream, "writers": resources.writers}),
             (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
@@ -54,6 +57,7 @@ def make_app(resources: Resources) -> Application:
             (r"/stream/(?P<name>.+)", NamedStreamResource, stream),
             (r"/large\.csv", NamedStreamResource, {**stream, "default": "large.csv"}),
             (r"/my-large-page\.html", NamedStreamResource, {**stream, "default": "large.html"}),
+            (r"\*", ServerResource),
             (r"/healthz", HealthResource),
             (r"/readyz", ReadyResource, {"ready": resources.ready}),
         ],

@@ -179,7 +179,9 @@ class Watch:
         state, taken, come, outstanding = tcp_facts(connection.stream)
         if state in (_CLOSE, _CLOSE_WAIT) and connection.phase is Phase.ANSWERING:
             # Tornado does not see it while a pipelined request lies in its buffer: it no longer reads then.
-            connection.stream.close()
+            # A handler that reads by itself, a body without a frame, does so to its end.
+            if connection.stream.receive_seconds is None:  # type: ignore[attr-defined]
+                connection.stream.close()
             return
         if not outstanding or not self._seconds:
             connection.sending.target = -1

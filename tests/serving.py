@@ -296,6 +296,7 @@ async def serving(
     channels: Mapping[str, ChannelRow] | None = None,
     tick_seconds: float = TICK_SECONDS,
     grace_seconds: float = 10,
+    source_seconds: float = 10,
     writers: Writers = Writers(loopback=True),  # noqa: B008, frozen
     cors: Cors = Cors(),  # noqa: B008, frozen
 ) -> AsyncIterator[Server]:
@@ -333,6 +334,7 @@ async def serving(
             writers=writers,
             mounts=mounts,
             cors=cors,
+            source_seconds=source_seconds,
         )
         if scan:
             await resources.scanner.start()

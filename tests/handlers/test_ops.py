@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import serving
+from tests.serving import request, serving
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -34,3 +34,13 @@ async def test_a_server_that_is_not_ready(tmp_path: Path, why: str) -> None:
     assert ready.status == 503
     assert ready.headers["Retry-After"] == "1"
     assert b"starting or shutting down" in ready.body
+
+
+@pytest.mark.parametrize(("method", "status"), [("OPTIONS", 204), ("GET", 405)])
+@pytest.mark.gen_test
+async def test_the_methods_of_the_server(tmp_path: Path, method: str, status: int) -> None:
+    """OPTIONS * lists them: a source client looks there for PUT and SOURCE, and takes 404 for a refusal."""
+    async with serving(tmp_path, scan=False) as server:
+        answer = await server.exchange(request("*", method, connection="close"))
+    assert answer.status == status
+    assert answer.headers["Allow"] == "GET, HEAD, OPTIONS, POST, DELETE, PUT, SOURCE"

@@ -21,10 +21,13 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from media import streams
+from media.channel import Ids
 from media.cover import cover
 from media.decoding import EncodingCache
 from media.files import REGION_BYTES, file, loaded
+from media.frames import Piece
 from media.generated import Stream, StreamRequest, generated, generated_bytes
+from media.live import Mount
 from media.records import FORMATS, Item, Record
 from media.rows import Query, rows
 from media.source import (
@@ -152,6 +155,15 @@ def followed(form: str, **args: str) -> Make:
     return lambda world: a_channel(world).open(request, FORMATS[form])
 
 
+def live_audio(world: World) -> Source:
+    """With all of it as the burst."""
+    mount = Mount("m", Ids(), burst_seconds=60, grace_seconds=0)
+    session = mount.claim("live", "audio/mpeg")
+    for _ in range(8):
+        session.play([Piece(bytes(RUN_BYTES), 1)])
+    return mount.heard()
+
+
 CUTTABLE: dict[str, Make] = {
     "file": lambda world: file(world.root, "track.wav", "audio/wav"),
     "text": lambda world: text(world.root, "clean", EncodingCache()),
@@ -180,6 +192,7 @@ SOURCES: dict[str, Make] = {
     **{f"large.csv_{form}": opened(shipped_rows, form, rows="4100") for form in FORMATS},
     **{f"channel_{form}": followed(form) for form in ("sse", "ndjson", "text")},
     "channel_poll": followed("json", wait="60"),
+    "live_audio": live_audio,
     "large.html": opened(lambda world: STREAMS["large.html"], rows="2100"),
 }  # fmt: skip
 
