@@ -41,6 +41,9 @@ TITLE_CHARACTERS = 500
 
 MOST_MOUNTS = 100
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""What a mount may be called. What ends in `.json` is not one."""
+
 Kind = Literal["live", "station"]
 
 
@@ -300,7 +303,10 @@ class Mount:
             self._grace = loop.call_later(self._grace_seconds, self.end)
 
     def end(self) -> None:
-        """Nobody is heard here any more: the listeners are ended, and the mount is forgotten."""
+        """Nobody is heard here any more: the listeners are ended, and the mount is forgotten.
+
+        May be called again.
+        """
         if self._grace is not None:
             self._grace.cancel()
         if self._feed is not None:
@@ -423,7 +429,8 @@ class Mounts:
         return session
 
     def _forget(self, mount: Mount) -> None:
-        del self._mounts[mount.name]
+        if self._mounts.get(mount.name) is mount:
+            del self._mounts[mount.name]
 
 
 def one_line(text: str) -> str:

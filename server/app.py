@@ -14,11 +14,9 @@ from handlers.publish import PublishResource
 from handlers.resource import READS, Missing
 from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.text import TextList, TextResource
+from media.live import NAME as MOUNT_NAME
 from server.access_log import log_response
 from server.resources import Resources
-
-MOUNT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-"""What a mount may be called. What ends in `.json` is not one."""
 
 
 def make_app(resources: Resources) -> Application:
@@ -46,7 +44,7 @@ def make_app(resources: Resources) -> Application:
             (r"/audio", AudioResource, audio),
             (r"/audio/(?P<id>[0-9]+)(?P<part>|\.json|/cover)", AudioResource, audio),
             (r"/audio/live", MountsResource, {**delivery, "mounts": resources.mounts}),
-            (rf"/audio/live/(?P<name>{MOUNT}?)(?P<part>|\.json)", MountResource, live),
+            (rf"/audio/live/(?P<name>{MOUNT_NAME}?)(?P<part>|\.json)", MountResource, live),
             (r"/admin/metadata", MetadataResource, sources),
             (r"/streams", StreamsResource, {**stream, "writers": resources.writers}),
             (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
