@@ -1,6 +1,6 @@
 """Compose, synthesise, encode and tag the shipped samples: `python examples/compose_samples.py [FOLDER]`.
 
-Writes four tracks with covers and one CP949 text, by default into `media/samples` of this checkout.
+Writes five tracks with covers and one CP949 text, by default into `media/samples` of this checkout.
 Needs numpy from PyPI and the program ffmpeg.
 The notes, the instruments and the pictures are all in this file; nothing is sampled or downloaded.
 
@@ -8,7 +8,7 @@ The one thing to know: the sound is deterministic.
 All chance comes from generators with fixed seeds, so the same numpy gives the same PCM,
 and the same ffmpeg then gives the same files.
 
-Reading order: notes → harmony → instruments → the mix → the four pieces → covers → files.
+Reading order: notes → harmony → instruments → the mix → the five pieces → covers → files.
 Time is in beats inside a score and in seconds inside a sound; pitches are MIDI numbers (69 is A4, 440 Hz).
 """
 
@@ -666,6 +666,30 @@ def lanterns_downstream() -> NDArray[np.int16]:
     return mix.finished()
 
 
+def turning_wheel() -> NDArray[np.int16]:
+    """G major, 4/4, 112 beats a minute, and short, as a radio says who it is: guitar, music box, flute."""
+    line = ((0, 0.7), (8, 0.85), (24, 1.0), (36, 0.9), (40, 0.6))
+    mix = Mix(40, 112, slow_from=34, dynamics=line, seed=5)
+    intro = harmony("G Cadd9")
+    first = harmony("G D/F# Em7 Cadd9")
+    close = harmony("Am7 D7 Cadd9 G")
+    tune = melody(
+        "D5/1 G5/.5 A5/.5 B5/1 A5/1 | F#5/1 A5/.5 G5/.5 F#5/1 D5/1 | E5/1 G5/.5 A5/.5 B5/1 D6/1 |"
+        "C6/1 B5/.5 A5/.5 G5/2 | A5/1 C6/.5 B5/.5 A5/1 E5/1 | F#5/1 A5/.5 C6/.5 B5/1 A5/1 |"
+        "G5/1 E5/.5 G5/.5 D5/2 | G5/4",
+        start=8,
+    )
+    mix.play(string, arpeggio(intro + first, 0, 4, "b.0121.2"), 0.46, pan=-0.25, reverb=0.3)
+    mix.play(string, arpeggio(close, 24, 4, "b.0123.1"), 0.46, pan=-0.25, reverb=0.3)
+    mix.play(music_box, tune, 0.4, pan=0.25, reverb=0.45)
+    mix.play(flute, [note for note in tune if note.start >= 24], 0.2, pan=0.1, reverb=0.5)
+    mix.play(bass, bass_line(first + close, 8, 4, "b/2 f/1 o/1"), 0.36, reverb=0.05)
+    mix.drum(kick(), "9...6...", (8, 7, 4), 0.5, reverb=0.05)
+    mix.drum(brush(), "..6...6.", (8, 7, 4), 0.26, pan=0.1, reverb=0.25)
+    mix.drum(drop(), "7...4...", (0, 2, 4), 0.1, pan=0.5, reverb=0.9)
+    return mix.finished()
+
+
 # Covers
 
 Canvas = NDArray[np.float64]
@@ -789,13 +813,14 @@ M4A = "-c:a aac -b:a 112k -ar 44100 -movflags +faststart"
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One file: its name, title, how it sounds and looks, and how ffmpeg encodes it."""
+    """One file: its name, title, how it sounds and looks, how ffmpeg encodes it, and its album if any."""
 
     name: str
     title: str
     compose: Callable[[], NDArray[np.int16]]
     cover: Callable[[], Canvas]
     encoding: str
+    album: str = "First Light"
 
 
 TRACKS = (
@@ -803,6 +828,7 @@ TRACKS = (
     Track("02 Water before Sunrise.opus", "해 뜨기 전 물소리", water_before_sunrise, wheel_cover, OPUS),
     Track("03 Stone and Moss.flac", "Stone and Moss", stone_and_moss, ripples_cover, FLAC),
     Track("04 Lanterns Downstream.m4a", "Lanterns Downstream", lanterns_downstream, lanterns_cover, M4A),
+    Track("05 Turning Wheel.mp3", "Turning Wheel", turning_wheel, wheel_cover, MP3, album=""),
 )
 
 
@@ -810,11 +836,16 @@ def write(track: Track, number: int, folder: Path) -> Path:
     """Compose, paint, encode and tag one track; neither ffmpeg's version nor the time gets into the file."""
     path = folder / track.name
     cover = png(track.cover())
-    total = (
-        f"/{len(TRACKS)}" if path.suffix in (".mp3", ".m4a") else ""
-    )  # Vorbis comments have a field for it
-    tags = {"title": track.title, "artist": "Millrace", "album": "First Light", "date": "2026"}
-    tags |= {"track": f"{number}{total}"} | ({} if total else {"tracktotal": str(len(TRACKS))})
+    tags = {"title": track.title, "artist": "Millrace"}
+    if track.album:
+        total = str(sum(other.album == track.album for other in TRACKS))
+        one_field = path.suffix in (".mp3", ".m4a")  # Vorbis comments have a field for the total
+        tags |= {
+            "album": track.album,
+            "date": "2026",
+            "track": f"{number}/{total}" if one_field else str(number),
+        }
+        tags |= {} if one_field else {"tracktotal": total}
     with tempfile.TemporaryDirectory() as scratch:
         picture = Path(scratch) / "cover.png"
         picture.write_bytes(cover)

@@ -157,6 +157,15 @@ class Catalogue:
             return int((await connection.execute(wanted)).scalar_one())
 
     @uninterrupted
+    async def ids(self, media_type: str) -> dict[str, int]:
+        """The id of each track of this type, by its path."""
+        columns = _tracks.c
+        wanted = sa.select(columns.path, columns.id).where(columns.present, columns.media_type == media_type)
+        async with self._database.connection() as connection:
+            rows = (await connection.execute(wanted)).all()
+        return await asyncio.to_thread(lambda: {row.path: row.id for row in rows})
+
+    @uninterrupted
     async def known(self) -> Known:
         """What the catalogue holds, for `library.scan` to compare with the folder."""
         async with self._database.connection() as connection:

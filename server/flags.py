@@ -18,6 +18,9 @@ from pydantic_core import ErrorDetails
 
 from server.settings import PREFIX, ROOT, Settings, SettingsError, quoted
 
+REPEATED = "station"
+"""The setting whose flag may be given several times; of any other the last one counts."""
+
 
 class Row(NamedTuple):
     """One setting as `--help`, the docs and the errors show it; `right` stands behind "must be".
@@ -88,7 +91,10 @@ def _flags(arguments: Sequence[str]) -> dict[str, Any]:
     if others:
         name = others[0].partition("=")[0]
         raise SettingsError(f"{quoted(name)} is not a flag; {_hint(name, [row.flag for row in rows()])}")
-    return vars(found)
+    given = vars(found)
+    if REPEATED in given:
+        given[REPEATED] = ";".join(given[REPEATED])
+    return given
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +111,10 @@ def _parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(heading)
         for row in members:
             line = f"{row.meaning} [{row.default}]"
-            group.add_argument(row.flag, metavar=row.value, help=line, default=argparse.SUPPRESS)
+            action = "append" if row.name == REPEATED else "store"
+            group.add_argument(
+                row.flag, metavar=row.value, help=line, default=argparse.SUPPRESS, action=action
+            )
     group = parser.add_argument_group("Help")
     group.add_argument("-h", "--help", action="help", help="Show this and exit")
     shown = f"millrace {version()}"

@@ -28,7 +28,7 @@ from server.listening import listening
 from server.log import start_worker_log
 from server.processes import Supervisor, Worker
 from server.resources import Resources, open_resources
-from server.settings import Settings, SettingsError
+from server.settings import SAMPLES, Settings, SettingsError
 from server.signals import BREAK_OFF_SECONDS, EXIT_SECONDS, Signals
 
 FIRST_SCAN_SECONDS = 2.0
@@ -105,6 +105,8 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
             greeting = await _greeting(settings, resources, sockets)
         if signals.asked.is_set():
             return
+        if worker and worker.first and settings.media == SAMPLES and not settings.station:
+            log.info("the station radio does not play: each of several processes would play by itself")
         server.add_sockets(sockets)
         resources.accepting = True
         (worker.ready if worker else _greet)(greeting)

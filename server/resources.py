@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -20,6 +20,7 @@ from media.decoding import EncodingCache
 from media.generated import Stream
 from media.library import LibraryError, ScanResult, scan
 from media.live import Mounts
+from media.station import Station
 from media.streams import STREAMS
 from media.subscriptions import ChannelRow, Channels, channel
 from server.settings import Settings, SettingsError
@@ -36,6 +37,8 @@ class Scanner:
         self._progress = progress
         self._task: asyncio.Task[None] | None = None
         self._again = False
+        self.scanned: list[Callable[[], None]] = []
+        """Called when a scan has ended well."""
 
     def start(self) -> "asyncio.Task[None]":
         """Begin a scan; asked while one runs, another follows it. Gives the task that ends with the last."""
@@ -62,6 +65,8 @@ class Scanner:
                 log.exception("the library was not scanned")
             else:
                 log.info("%s", _summary(found))
+                for tell in self.scanned:
+                    tell()
 
 
 @dataclass(slots=True)
@@ -131,6 +136,13 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             raise SettingsError(f'--channels must be names that no stream has, not "{taken[0]}"')
         declared = {name: channel(title="A channel") for name in names}
         streams, channels = tables({**STREAMS, **declared})
+        mounts = Mounts(
+            channels.ids, burst_seconds=settings.burst_seconds, grace_seconds=settings.source_grace
+        )
+        for name, playlist in settings.stations.items():
+            station = Station(name, playlist, root=settings.media, catalogue=catalogue, mounts=mounts)
+            scanner.scanned.append(station.look_again)
+            await stack.enter_async_context(_on_air(station))
         yield Resources(
             settings.media,
             catalogue,
@@ -139,13 +151,30 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             streams,
             channels,
             writers=_writers(settings),
-            mounts=Mounts(
-                channels.ids, burst_seconds=settings.burst_seconds, grace_seconds=settings.source_grace
-            ),
+            mounts=mounts,
             cors=Cors(_origins(settings)),
             max_event=settings.max_event,
             source_seconds=settings.source_timeout,
         )
+
+
+@asynccontextmanager
+async def _on_air(station: Station) -> AsyncIterator[None]:
+    """Have a station play meanwhile."""
+
+    async def play() -> None:
+        try:
+            await station.run()
+        except Exception:
+            # Nobody waits for this task: a bug in it would be seen at the end of the process, or never.
+            log.exception("the station %s has ended", station.name)
+
+    task = asyncio.create_task(play(), name=f"station {station.name}")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def _writers(settings: Settings) -> Writers:

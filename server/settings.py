@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from media.live import NAME as MOUNT_NAME
 from media.subscriptions import NAME as CHANNEL_NAME
 from server import tls
 from server.forwarded import trusted
@@ -40,7 +41,9 @@ MOST_STREAMS = 1_000_000
 """The most streams that can be set."""
 
 ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "media" / "samples"
 PREFIX = "MILLRACE_"
+NO_STATION = "none"
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",
@@ -50,6 +53,7 @@ _PLAIN: dict[object, str] = {int: r"[0-9]+", float: r"[0-9]+(\.[0-9]+)?"}
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_MOUNT = re.compile(MOUNT_NAME)
 _LOCATION = re.compile(r"/(?:(?!\.\.?/)[A-Za-z0-9._~-]+/)+")
 
 
@@ -129,7 +133,7 @@ class Settings(BaseSettings):
     )
     """Proxies whose X-Forwarded-For is believed."""
 
-    media: Path = _setting(ROOT / "media" / "samples", "Library", "FOLDER", "a folder", "our samples")
+    media: Path = _setting(SAMPLES, "Library", "FOLDER", "a folder", "our samples")
     """Folder with texts and tracks to serve.
 
     It exists and can be read; absolute, links resolved. `~` is understood.
@@ -281,10 +285,33 @@ class Settings(BaseSettings):
     )
     """Sound that a listener gets at once."""
 
+    station: str = _setting(
+        "",
+        "Live audio",
+        "NAME=PLAYLIST",
+        "NAME=PLAYLIST with an M3U file or *, or none",
+        "our samples",
+    )
+    """Play tracks as a station; repeatable.
+
+    Several have ';' between. Empty: of our samples, `radio` plays all.
+    Checked, the playlists are absolute; `stations` has them.
+    """
+
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "Log", "LEVEL", "debug, info, warning or error"
     )
     """Least to log: debug, info, warning or error."""
+
+    @property
+    def stations(self) -> dict[str, Path | None]:
+        """The playlist of each station by its name; None: the whole library, shuffled."""
+        if self.station == NO_STATION or self.processes > 1:
+            return {}
+        if not self.station:
+            return {"radio": None} if self.media == SAMPLES else {}
+        named = [one.partition("=") for one in self.station.split(";")]
+        return {name: None if playlist == "*" else Path(playlist) for name, _, playlist in named}
 
     # A ValueError below says what would be right, or nothing where the field's own words do.
 
@@ -424,6 +451,20 @@ class Settings(BaseSettings):
             raise ValueError
         return value
 
+    @field_validator("station")
+    @classmethod
+    def _are_stations(cls, value: str, others: ValidationInfo) -> str:
+        if value in ("", NO_STATION):
+            return value
+        if others.data.get("processes", 1) > 1:
+            raise ValueError("none where several processes serve: each would play by itself")
+        named = [one.partition("=") for one in value.split(";")]
+        if not all(_MOUNT.fullmatch(name) and not name.endswith(".json") for name, _, _ in named):
+            raise ValueError
+        if len({name for name, _, _ in named}) < len(named):
+            raise ValueError("a station of each name")
+        return ";".join(f"{name}={_playlist(path)}" for name, _, path in named)
+
     @field_validator("processes")
     @classmethod
     def _can_be_forked(cls, value: int) -> int:
@@ -444,6 +485,23 @@ class Settings(BaseSettings):
         if url.drivername != driver:
             raise ValueError(quoted(driver + value.removeprefix(url.drivername)))
         return value
+
+
+def _playlist(value: str) -> str:
+    """A playlist's absolute path; `*` as it is."""
+    if value == "*":
+        return value
+    path = Path(value)
+    if path.suffix.lower() not in (".m3u", ".m3u8"):
+        raise ValueError
+    try:
+        path = path.expanduser().absolute()
+        readable = path.is_file() and os.access(path, os.R_OK)
+    except (OSError, ValueError, RuntimeError):  # the home of nobody
+        readable = False
+    if not readable or ";" in str(path):
+        raise ValueError("NAME=PLAYLIST with a playlist that exists and can be read, without ';' in its path")
+    return str(path)
 
 
 def quoted(text: str) -> str:

@@ -37,7 +37,7 @@ CAN_PLAY = "type => document.createElement('audio').canPlayType(type)"
 def tracks(samples: Process) -> list[dict[str, object]]:
     """The catalogue of the samples."""
     listed: list[dict[str, object]] = json.loads(samples.get("/audio")[1])["tracks"]
-    assert len(listed) == 4
+    assert len(listed) == 5
     return listed
 
 
@@ -63,7 +63,7 @@ def write_tone(path: Path, seconds: float) -> None:
         file.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_bare_address_plays_and_seeks(
     page: Page, samples: Process, tracks: list[dict[str, object]], number: int
 ) -> None:
@@ -101,7 +101,7 @@ def test_long_track_seeks_by_ranges(page: Page, start: Starter, library: Path) -
         page.goto("about:blank")  # a paused track would be waited for when the server ends
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_page_plays_and_seeks(
     page: Page, samples: Process, tracks: list[dict[str, object]], number: int
 ) -> None:
@@ -122,7 +122,7 @@ def test_tracks_are_listed_and_searched(
     page.goto(samples.url)
     titles = page.locator("#track-list .track-title")
     expect(titles).to_have_text([str(track["title"]) for track in tracks])
-    expect(page.locator("#track-count")).to_have_text("4 tracks")
+    expect(page.locator("#track-count")).to_have_text("5 tracks")
     page.locator("#search").fill("lANTERNS")
     expect(titles).to_have_text(["Lanterns Downstream"])
     page.locator("#search").fill("nothing like that")
@@ -133,7 +133,7 @@ def test_tracks_are_listed_and_searched(
 def test_covers_are_shown(page: Page, samples: Process) -> None:
     """Each sample has a picture, and it is one."""
     page.goto(samples.url)
-    expect(page.locator("#track-list .cover img")).to_have_count(4)
+    expect(page.locator("#track-list .cover img")).to_have_count(5)
     page.wait_for_function(
         "() => [...document.querySelectorAll('#track-list img')].every(image => image.naturalWidth > 0)"
     )
@@ -156,7 +156,7 @@ def test_next_track_follows_the_end(page: Page, samples: Process, tracks: list[d
 def test_keyboard_alone(page: Page, samples: Process, tracks: list[dict[str, object]]) -> None:
     """From the search field the first track is reached and played by keys."""
     page.goto(samples.url)
-    expect(page.locator("#track-list .track")).to_have_count(4)
+    expect(page.locator("#track-list .track")).to_have_count(5)
     page.locator("#search").focus()
     for _ in range(10):
         page.keyboard.press("Tab")
@@ -211,7 +211,7 @@ def test_phone(browser: Browser, samples: Process, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 640}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(samples.url)
-    expect(page.locator("#track-list .track")).to_have_count(4)
+    expect(page.locator("#track-list .track")).to_have_count(5)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     if background == "rgba(0, 0, 0, 0)":
@@ -245,7 +245,7 @@ def test_server_that_has_gone_is_told_to_the_person(browser: Browser, start: Sta
     server = start()
     page = browser.new_page()
     page.goto(server.url)
-    expect(page.locator("#track-list .track")).to_have_count(4)
+    expect(page.locator("#track-list .track")).to_have_count(5)
     server.stop()
     page.locator("#search").fill("water")
     expect(page.locator("#alerts")).to_contain_text("The tracks could not be listed.")
@@ -322,7 +322,7 @@ def test_what_failed_is_tried_again_when_the_server_is_back(
     server = start()
     page = browser.new_page()
     page.goto(server.url)
-    expect(page.locator("#track-list .track")).to_have_count(4)
+    expect(page.locator("#track-list .track")).to_have_count(5)
     server.stop()
     page.locator("#search").fill("lanterns")
     expect(page.locator("#alerts")).to_contain_text("The tracks could not be listed.")

@@ -11,9 +11,12 @@ import pytest
 from handlers.limits import Limits
 from handlers.writers import Writers
 from media.catalogue import Catalogue
+from media.station import Station
 from server import resources
 from server.resources import Scanner, open_resources
 from server.settings import Settings, SettingsError
+from tests.media.audio_files import mp3
+from tests.serving import eventually
 
 WAV = b"RIFF\x2c\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x40\x1f\0\0\1\0\x08\0data\x08\0\0\0"
 
@@ -149,6 +152,37 @@ async def test_resources_are_closed_in_reverse(settings: Settings, monkeypatch: 
     with pytest.raises(ZeroDivisionError):
         await serve()
     assert closed == ["scanner", "catalogue"]
+
+
+@pytest.mark.gen_test
+async def test_a_station_plays_what_the_scan_finds(settings: Settings, tmp_path: Path) -> None:
+    """On the mount of its name, and it ends with the rest."""
+    mp3(settings.media / "two.mp3", title="Two")
+    async with open_resources(settings.model_copy(update={"station": "radio=*"})) as opened:
+        await asyncio.sleep(0.05)
+        assert not [*opened.mounts]
+        await opened.scanner.start()
+        await eventually(lambda: [mount.playing.title for mount in opened.mounts] == ["Two"])
+        mount = opened.mounts.get("radio")
+    assert mount.session is None
+    mount.end()
+
+
+@pytest.mark.gen_test
+async def test_bug_in_a_station_is_logged(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its traceback; the server goes on."""
+
+    async def broken(self: Station) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Station, "run", broken)
+    async with open_resources(settings.model_copy(update={"station": "radio=*"})):
+        await eventually(lambda: caplog.records)
+    (line,) = caplog.records
+    assert line.message == "the station radio has ended"
+    assert line.exc_info
 
 
 @pytest.mark.gen_test

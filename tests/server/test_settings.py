@@ -23,6 +23,8 @@ LOCATION = "a path that begins and ends with a slash, such as /files/"
 NETWORKS = "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16"
 NAMES = "names of letters, digits, '.', '-' and '_', with commas between"
 ORIGINS = "* or origins such as https://example.org, with commas between"
+PLAYLIST = "NAME=PLAYLIST with a playlist that exists and can be read, without ';' in its path"
+STATION = "NAME=PLAYLIST with an M3U file or *, or none"
 URL = "an SQLAlchemy URL that begins with sqlite+aiosqlite:// or postgresql+asyncpg://"
 
 
@@ -86,6 +88,7 @@ def test_defaults() -> None:
         "source_timeout": 10.0,
         "source_grace": 10.0,
         "burst_seconds": 5.0,
+        "station": "",
         "log_level": "info",
     }
 
@@ -102,6 +105,7 @@ def test_every_flag_is_read(library: Path) -> None:
     )
     flags += " --tick 0 --max-event=1000 --publish-token t0ken== --source-timeout 0"
     flags += " --cors-origin https://a.example,http://b:8000 --source-grace 1.5 --burst-seconds 0"
+    flags += " --station none"
     password = "--source-password=hack me"
     others = "--sendfile=off --loop=uvloop --processes=3 --log-level=error"
     settings = read_settings([*flags.split(), "--media", str(library), password, *others.split()])
@@ -139,6 +143,7 @@ def test_every_flag_is_read(library: Path) -> None:
         "source_timeout": 0.0,
         "source_grace": 1.5,
         "burst_seconds": 0.0,
+        "station": "none",
         "log_level": "error",
     }
 
@@ -297,6 +302,17 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--source-timeout", "-1", SECONDS),
         ("--source-grace", "x", SECONDS),
         ("--burst-seconds", "61", "a number of seconds from 0 to 60"),
+        ("--station", "radio", STATION),
+        ("--station", "radio=", STATION),
+        ("--station", "=*", STATION),
+        ("--station", "a/b=*", STATION),
+        ("--station", "a.json=*", STATION),
+        ("--station", "radio=song.mp3", STATION),
+        ("--station", "radio=*;", STATION),
+        ("--station", "radio=no/such.m3u", PLAYLIST),
+        ("--station", "radio=~nobody-of-this-name/a.m3u", PLAYLIST),
+        ("--station", "radio=a\0.m3u", PLAYLIST),
+        ("--station", "a=*;a=*", "a station of each name"),
         ("--log-level", "INFO", "debug, info, warning or error"),
         ("--log-level", "", "debug, info, warning or error"),
     ],
@@ -457,6 +473,26 @@ def test_a_misspelt_variable_is_refused(name: str, sentence: str, monkeypatch: p
     """It would be ignored without a word otherwise."""
     monkeypatch.setenv(name, "1")
     assert refusal() == sentence
+
+
+def test_stations(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag may be given several times; the variable, and the flag too, has them with `;` between."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.M3U8").touch()
+    expected = {"jazz": tmp_path / "a=b.M3U8", "all": None}
+    assert read_settings(["--station", "jazz=a=b.M3U8", "--station=all=*"]).stations == expected
+    monkeypatch.setenv("MILLRACE_STATION", "jazz=a=b.M3U8;all=*")
+    assert read_settings([]).stations == expected
+    assert read_settings(["--station", "none"]).stations == {}
+
+
+def test_our_samples_are_a_station(library: Path) -> None:
+    """Another library has none unless it is asked for, and several processes never have one."""
+    assert read_settings([]).stations == {"radio": None}
+    assert read_settings(["--media", str(library)]).stations == {}
+    assert read_settings(["--processes", "2"]).stations == {}
+    sentence = "--station must be none where several processes serve: each would play by itself, not"
+    assert refusal("--processes", "2", "--station", "a=*") == f'{sentence} "a=*"'
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
