@@ -8,6 +8,7 @@ import socket
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -157,11 +158,11 @@ def test_gap_after_a_restart(browser: Browser, start: Starter) -> None:
     page.close()
 
 
-def hear(page: Page) -> Locator:
-    """Have the page play `demo`; its row."""
-    row = page.locator(".mount", has_text="demo")
+def hear(page: Page, mount: str) -> Locator:
+    """Have the page play a mount; its row."""
+    row = page.locator(".mount", has_text=mount)
     row.locator("button").click()
-    expect(page.locator("#radio-state")).to_have_text("Playing demo", timeout=15_000)
+    expect(page.locator("#radio-state")).to_have_text(f"Playing {mount}", timeout=15_000)
     page.wait_for_function("() => document.getElementById('radio').currentTime > 0.2")
     return row
 
@@ -173,7 +174,7 @@ def test_radio_plays(start: Starter, broadcast: Broadcast, page: Page) -> None:
     page.goto(server.url)
     page.locator(".track").first.click()
     page.wait_for_function("() => document.getElementById('player').currentTime > 0.1")
-    row = hear(page)
+    row = hear(page, "demo")
     assert page.evaluate("document.getElementById('player').paused")
     expect(row.locator(".badge")).to_have_text("live")
     expect(row).to_contain_text("1 listening")
@@ -196,10 +197,23 @@ def test_radio_that_is_lost_is_taken_up(browser: Browser, start: Starter, broadc
     source = broadcast(server)
     page = browser.new_page()
     page.goto(server.url)
-    row = hear(page)
+    row = hear(page, "demo")
     source.close()
     expect(row.locator(".badge")).to_have_text("off air")
     expect(page.locator("#radio-state")).to_contain_text("Trying again in", timeout=20_000)
     broadcast(server)
     expect(page.locator("#radio-state")).to_have_text("Playing demo", timeout=30_000)
     page.close()
+
+
+def test_station_is_heard(start: Starter, library: Path, page: Page) -> None:
+    """The page plays the station from one track into the next, and the title changes by itself."""
+    for path in (ROOT / "media" / "samples").glob("*.mp3"):
+        (library / path.name).write_bytes(path.read_bytes()[:150_000])
+    server = start("--media", str(library), "--station", "radio=*")
+    page.goto(server.url)
+    row = hear(page, "radio")
+    expect(row.locator(".badge")).to_have_text("station")
+    first = row.locator(".mount-title").text_content() or ""
+    expect(row.locator(".mount-title")).not_to_have_text(first, timeout=30_000)
+    expect(page.locator("#radio-state")).to_have_text("Playing radio")
