@@ -16,7 +16,7 @@ from tornado.httpserver import HTTPServer
 from server import tls
 from server.flags import read_settings
 from server.lifecycle import run
-from server.settings import Settings, SettingsError
+from server.settings import Settings, SettingsError, quoted
 from server.signals import Signals
 from tests.certificates import Pair, make_pair
 from tests.server.test_settings import forbidden
@@ -74,7 +74,8 @@ def test_certificate_that_is_none(pairs: dict[str, Pair], tmp_path: Path) -> Non
         path = tmp_path / "certificate"
         path.write_text(text)
         assert refusal(path, key) == (
-            f'--certificate must be a file with a certificate in PEM, and its chain behind it, not "{path}"'
+            "--certificate must be a file with a certificate in PEM, and its chain behind it, not "
+            + quoted(str(path))
         )
 
 
