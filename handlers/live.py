@@ -4,7 +4,8 @@ from handlers.accept import preferred
 from handlers.resource import ALLOW
 from handlers.serve import Delivery, StreamResource, serve
 from media.generated import StreamRequest
-from media.live import IcyBlocks, Mount, Mounts
+from media.icy import IcyBlocks
+from media.live import Mount, Mounts
 from media.parameters import choice
 from media.records import FORMATS
 from media.subscriptions import EARLIEST, Subscription

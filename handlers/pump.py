@@ -56,12 +56,8 @@ GATHER_BYTES = 64 * 1024
 """Chunks are gathered up to this size: 470,000 rows a CPU-second, against 32,000 written one by one."""
 
 TURN_BYTES = 1024 * 1024
-TURN_SECONDS = 0.005
-"""The loop gets a turn after so many bytes or so long: awaiting a write that is done does not yield.
-Beside 8 downloads by sendfile a small request then waited 16 ms at p99, against 366 ms."""
-
-LEAST_TURN_SECONDS = 0.0002
-"""All open streams share TURN_SECONDS, but a turn itself costs time, and none is shorter than this."""
+"""The loop gets a turn after so many bytes or `OpenStreams.turn_seconds`: awaiting a write that is done does
+not yield. Beside 8 downloads by sendfile a small request then waited 16 ms at p99, against 366 ms."""
 
 CLEANUP_SECONDS = 5.0
 """How long a cancelled source may take to close before it is cancelled again and reported."""
@@ -82,12 +78,7 @@ class Pump:
     """
 
     def __init__(
-        self,
-        response: Resource,
-        limits: Limits,
-        open_streams: OpenStreams,
-        rate: RateLimit,
-        client: str,
+        self, response: Resource, limits: Limits, open_streams: OpenStreams, rate: RateLimit, client: str
     ) -> None:
         self.outcome: Outcome | None = None
         """How the response ended, as soon as that is known; None until then, and when all went well."""
@@ -329,7 +320,7 @@ class Pump:
             await self._written(whole=True)
 
     async def _gather_all(self, chunks: Chunks) -> None:
-        turn_at, turn_bytes = self._loop.time() + self._turn_seconds(), 0
+        turn_at, turn_bytes = self._loop.time() + self._open_streams.turn_seconds, 0
         total = 0
         async for chunk in chunks:
             if self._ended():  # the source swallowed its cancellation
@@ -345,13 +336,9 @@ class Pump:
             turn_bytes += len(chunk)
             if turn_bytes >= TURN_BYTES or self._loop.time() >= turn_at:
                 await asyncio.sleep(0)
-                turn_at, turn_bytes = self._loop.time() + self._turn_seconds(), 0
+                turn_at, turn_bytes = self._loop.time() + self._open_streams.turn_seconds, 0
         if self._length is not None and total < self._length:
             raise SourceBroken(f"{total} bytes where {self._length} were promised")
-
-    def _turn_seconds(self) -> float:
-        # A request needs some four turns of the loop: beside 100 streams of 5 ms it waited 2 s, now 80 ms.
-        return max(LEAST_TURN_SECONDS, TURN_SECONDS / max(1, len(self._open_streams)))
 
     def _gather(self, chunk: Chunk) -> None:
         """Take a chunk to be sent, with its neighbours if it is in memory. Nothing is in flight."""

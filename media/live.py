@@ -1,15 +1,11 @@
-"""Live audio: mounts, what comes from their sources, and where a listener begins.
+"""Live audio: mounts, what comes from their sources, and what they say is playing.
 
 Theory of operation. A *source* is somebody who sends sound: a program that broadcasts, or a station. It
 claims a mount, and what it sends is cut into pieces that are never divided: frames, pages, clusters
-(`media/frames.py`). About a quarter of a second of them is a *stretch*, and stretches are what a feed keeps
-and listeners are sent: one send for a thousand listeners each quarter second costs 4 % of a core, one a frame
-costs 10 %.
+(`media/frames.py`), and gathered to the stretches of a feed (`media/stretches.py`).
 
-A listener begins so many seconds back that its player need not wait (the burst), at a stretch where a decoder
-can begin, with the headers in front that it needs. A *feed* is what one decoder can play on: a source that
-comes back with the same type goes on in the same feed, and another type, or a WebM's second header, is a new
-feed; the old one ends, and with it its listeners.
+A *feed* is what one decoder can play on: a source that comes back with the same type goes on in the same
+feed, and another type, or a WebM's second header, is a new feed; the old one ends, and with it its listeners.
 """
 
 import asyncio
@@ -23,19 +19,9 @@ from typing import Literal
 from media.channel import Channel, History, Ids
 from media.frames import Piece, parser
 from media.records import to_json
-from media.source import Body, Cursor, Facts, FellBehind, Following, SourceBusy, SourceNotFound
+from media.source import Body, Facts, Following, SourceBusy, SourceNotFound
+from media.stretches import STRETCH_BYTES, STRETCH_SECONDS, AudioFeed
 from media.subscriptions import Events
-
-STRETCH_SECONDS = 0.25
-STRETCH_BYTES = 64 * 1024
-"""A stretch ends with the piece that reaches one of these: what says that it plays no time ends, too."""
-
-LAG_SECONDS = 15.0
-"""How much longer than the burst a listener may be behind; 250 KB of 128 kbit/s."""
-
-KEPT_BYTES = 16 * 1024 * 1024
-KEPT_STRETCHES = 2000
-"""The most a feed keeps, whatever its seconds say."""
 
 AHEAD_SECONDS = 10.0
 """How far a source may be ahead of real time before it is read no further."""
@@ -67,106 +53,6 @@ class Playing:
 
     title: str = ""
     link: str = ""
-
-
-@dataclass(slots=True)
-class _Stretch:
-    number: int
-    data: bytes
-    begins: float  # seconds of sound before it, since the feed began
-    head: bytes | None
-
-
-class AudioFeed:
-    """Sound of one type: a Feed.
-
-    Args:
-        burst_seconds: how far back a listener begins.
-    """
-
-    def __init__(self, media_type: str, burst_seconds: float) -> None:
-        self.media_type = media_type
-        self.ended = False
-        self.listeners = 0
-        self._burst_seconds = burst_seconds
-        self._stretches: list[_Stretch] = []
-        self._number = 0
-        self._seconds = 0.0
-        self._size = 0
-        self._watchers: list[Callable[[], None]] = []
-
-    @property
-    def newest(self) -> Cursor:
-        return (self._number,)
-
-    def publish(self, data: bytes, seconds: float, head: bytes | None) -> None:
-        """A stretch; `head` as a Piece has it."""
-        self._number += 1
-        self._stretches.append(_Stretch(self._number, data, self._seconds, head))
-        self._seconds += seconds
-        self._size += len(data)
-        self._forget()
-        self._tell()
-
-    def end(self) -> None:
-        """Nothing more will come."""
-        self.ended = True
-        self._tell()
-
-    def after(self, cursor: Cursor, most_bytes: int) -> tuple[bytes, Cursor]:
-        if self.lost(cursor):
-            raise FellBehind(f"the sound behind number {cursor[0]} is no longer kept")
-        run: list[bytes] = []
-        size, number = 0, cursor[0]
-        for index in range(self._index(number), len(self._stretches)):
-            stretch = self._stretches[index]
-            size += len(stretch.data)
-            if run and size > most_bytes:
-                break
-            run.append(stretch.data)
-            number = stretch.number
-        return run[0] if len(run) == 1 else b"".join(run), (number,)
-
-    def lost(self, cursor: Cursor) -> bool:
-        return bool(self._stretches) and cursor[0] < self._stretches[0].number - 1
-
-    def attach(self, changed: Callable[[], None]) -> None:
-        self._watchers = [*self._watchers, changed]
-
-    def detach(self, changed: Callable[[], None]) -> None:
-        self._watchers = [watcher for watcher in self._watchers if watcher != changed]
-
-    def beginning(self) -> tuple[Cursor, bytes]:
-        """Where a listener begins, and what it needs in front."""
-        latest = None
-        for stretch in reversed(self._stretches):
-            if latest is not None and stretch.begins < self._seconds - self._burst_seconds:
-                break
-            if stretch.head is not None:
-                latest = stretch
-        if latest is not None and latest.head is not None:
-            return (latest.number - 1,), latest.head
-        # Nobody can begin anywhere: only headers have come, and they are in the stretches themselves.
-        return (self._stretches[0].number - 1 if self._stretches else self._number,), b""
-
-    def _index(self, number: int) -> int:
-        return number + 1 - self._stretches[0].number if self._stretches else 0
-
-    def _forget(self) -> None:
-        oldest = self._seconds - self._burst_seconds - LAG_SECONDS
-        gone = 0
-        while gone < len(self._stretches) - 1 and (
-            self._stretches[gone].begins < oldest
-            or self._size > KEPT_BYTES
-            or len(self._stretches) - gone > KEPT_STRETCHES
-        ):
-            self._size -= len(self._stretches[gone].data)
-            gone += 1
-        del self._stretches[:gone]
-
-    def _tell(self) -> None:
-        for changed in self._watchers:
-            changed()
 
 
 class Session:
@@ -444,44 +330,3 @@ def one_line(text: str) -> str:
     """Text of a stranger as one printable line."""
     shown = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(shown.split())[:TITLE_CHARACTERS]
-
-
-class IcyBlocks:
-    """Puts titles between the bytes of one listener: a block after each `INTERVAL` bytes.
-
-    A block is its length in units of 16 bytes, and as many bytes of text; a single zero says that nothing has
-    changed (as SHOUTcast began it and Icecast does it; there is no standard).
-    """
-
-    INTERVAL = 16_000
-
-    def __init__(self, mount: Mount) -> None:
-        self._mount = mount
-        self._until = self.INTERVAL
-        self._told: Playing | None = None
-
-    def __call__(self, run: bytes) -> bytes:
-        """The same bytes with the blocks that are due."""
-        if len(run) < self._until:
-            self._until -= len(run)
-            return run
-        parts: list[bytes] = []
-        start = 0
-        while len(run) - start >= self._until:
-            parts += run[start : start + self._until], self._block()
-            start += self._until
-            self._until = self.INTERVAL
-        self._until -= len(run) - start
-        return b"".join([*parts, run[start:]])
-
-    def _block(self) -> bytes:
-        playing = self._mount.playing
-        if playing == self._told:
-            return b"\0"
-        self._told = playing
-        # A quote is not escaped by anybody: players look for the first one with a semicolon behind it.
-        title, link = (text.replace("';", "' ;") for text in (playing.title, playing.link))
-        text = f"StreamTitle='{title}';" + (f"StreamUrl='{link}';" if link else "")
-        encoded = text.encode()  # at most 4028 bytes of the 4080 that fit, by TITLE_CHARACTERS
-        units = (len(encoded) + 15) // 16
-        return bytes([units]) + encoded.ljust(units * 16, b"\0")

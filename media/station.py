@@ -22,8 +22,9 @@ from media.catalogue import Catalogue, Track
 from media.database import CatalogueError
 from media.files import opened, read, resolve
 from media.frames import FormatError, Piece, parser
-from media.live import STRETCH_SECONDS, Mount, MountBusy, Mounts, Playing, Preempted, Session
+from media.live import Mount, MountBusy, Mounts, Playing, Preempted, Session
 from media.source import SourceError, SourceNotFound
+from media.stretches import STRETCH_SECONDS
 
 MEDIA_TYPE = "audio/mpeg"
 """What a station sends. A track of another type would end the feed, and with it its listeners."""

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from server.settings import PREFIX, ROOT, Settings, SettingsError, quoted
+from server.settings import PREFIX, ROOT, Settings, SettingsError
+from server.values import quoted
 
 REPEATED = "station"
 """The setting whose flag may be given several times; of any other the last one counts."""

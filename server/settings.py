@@ -4,26 +4,19 @@ A flag wins over its environment variable, and that over the default.
 Nothing else in the program parses flags or reads `MILLRACE_*`.
 The first line of a field's docstring is its line in `--help` and its meaning in the docs.
 
-pydantic-settings reads the environment and checks the values; `flags` has the command line.
+pydantic-settings reads the environment; `values` has what a value must be, `flags` the command line.
 """
 
-import ipaddress
 import os
 import re
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
-from media.live import NAME as MOUNT_NAME
 from media.subscriptions import NAME as CHANNEL_NAME
-from server import tls
-from server.forwarded import trusted
+from server import tls, values
 
 MOST_SECONDS = 86_400
 """The longest time that can be set: a day. "No limit" is 0."""
@@ -44,17 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "media" / "samples"
 PREFIX = "MILLRACE_"
 NO_STATION = "none"
-_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
-}
 _PLAIN: dict[object, str] = {int: r"[0-9]+", float: r"[0-9]+(\.[0-9]+)?"}
-_HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
-_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_MOUNT = re.compile(MOUNT_NAME)
-_LOCATION = re.compile(r"/(?:(?!\.\.?/)[A-Za-z0-9._~-]+/)+")
 
 
 class SettingsError(Exception):
@@ -101,26 +84,32 @@ class Settings(BaseSettings):
     port: int = _setting(8888, "Network", "NUMBER", "a whole number from 0 to 65535", ge=0, le=65535)
     """Port to listen on; 0: any free one."""
 
-    address: str = _setting("127.0.0.1", "Network", "HOST", "an IP address or a host name, without a port")
+    address: Annotated[str, AfterValidator(values.bindable)] = _setting(
+        "127.0.0.1", "Network", "HOST", "an IP address or a host name, without a port"
+    )
     """Address to listen on; 0.0.0.0: all of IPv4.
 
     `::` is all of IPv6, without IPv4. Empty is refused: a variable that a script
     forgot to set must not open the server to the world.
     """
 
-    certificate: Path | None = _setting(None, "TLS", "FILE", "a file that exists", "plain HTTP")
+    certificate: Annotated[
+        Path | None, BeforeValidator(values.absolute), AfterValidator(values.certificate)
+    ] = _setting(None, "TLS", "FILE", "a file that exists", "plain HTTP")
     """Certificate and chain in PEM, for https.
 
     Absolute, links not resolved: a renewal may turn them. None: plain HTTP is spoken.
     """
 
-    key: Path | None = _setting(None, "TLS", "FILE", "a file that exists", "none")
+    key: Annotated[Path | None, BeforeValidator(values.absolute)] = _setting(
+        None, "TLS", "FILE", "a file that exists", "none"
+    )
     """Its private key in PEM, without a passphrase.
 
     Checked, it belongs to `certificate`. None exactly where that is.
     """
 
-    accel_redirect: str = _setting(
+    accel_redirect: Annotated[str, AfterValidator(values.location)] = _setting(
         "", "Proxy", "URI", "a path that begins and ends with a slash, such as /files/", "off"
     )
     """Where nginx sends files from, /files/ say.
@@ -128,18 +117,20 @@ class Settings(BaseSettings):
     Empty: Millrace sends them itself.
     """
 
-    trusted_proxies: str = _setting(
+    trusted_proxies: Annotated[str, AfterValidator(values.proxies)] = _setting(
         "", "Proxy", "ADDRESSES", "IP addresses or networks, such as 10.0.0.1,192.168.0.0/16", "none"
     )
     """Proxies whose X-Forwarded-For is believed."""
 
-    media: Path = _setting(SAMPLES, "Library", "FOLDER", "a folder", "our samples")
+    media: Annotated[Path, BeforeValidator(values.folder)] = _setting(
+        SAMPLES, "Library", "FOLDER", "a folder", "our samples"
+    )
     """Folder with texts and tracks to serve.
 
     It exists and can be read; absolute, links resolved. `~` is understood.
     """
 
-    database: str = _setting(
+    database: Annotated[str, AfterValidator(values.database)] = _setting(
         "",
         "Library",
         "URL",
@@ -191,7 +182,7 @@ class Settings(BaseSettings):
     Off: they are read, for file systems whose pages the kernel sends wrong.
     """
 
-    loop: Literal["asyncio", "uvloop", "auto"] = _setting(
+    loop: Annotated[Literal["asyncio", "uvloop", "auto"], AfterValidator(values.installed)] = _setting(
         "asyncio", "Process", "NAME", "asyncio, uvloop or auto"
     )
     """Event loop: asyncio, uvloop, or auto.
@@ -236,7 +227,7 @@ class Settings(BaseSettings):
     )
     """Most bytes of one event."""
 
-    publish_token: str = _setting(
+    publish_token: Annotated[str, AfterValidator(values.token)] = _setting(
         "",
         "Channels",
         "TOKEN",
@@ -257,12 +248,12 @@ class Settings(BaseSettings):
     Checked, it is the token itself.
     """
 
-    cors_origin: str = _setting(
+    cors_origin: Annotated[str, AfterValidator(values.origins)] = _setting(
         "", "Channels", "ORIGINS", "* or origins such as https://example.org, with commas between", "none"
     )
     """Sites whose pages may read and publish; *: all."""
 
-    source_password: str = _setting(
+    source_password: Annotated[str, AfterValidator(values.printable)] = _setting(
         "", "Live audio", "PASSWORD", "printable characters", "loopback", secret=True
     )
     """Password of live sources (user: source).
@@ -313,7 +304,7 @@ class Settings(BaseSettings):
         named = [one.partition("=") for one in self.station.split(";")]
         return {name: None if playlist == "*" else Path(playlist) for name, _, playlist in named}
 
-    # A ValueError below says what would be right, or nothing where the field's own words do.
+    # What a value must be by itself is in `values`; below, what it must be beside others, or as a number.
 
     @field_validator("*", mode="before")
     @classmethod
@@ -322,43 +313,6 @@ class Settings(BaseSettings):
         pattern = _PLAIN.get(cls.model_fields[str(field.field_name)].annotation)
         if pattern and isinstance(value, str) and not re.fullmatch(pattern, value):
             raise ValueError
-        return value
-
-    @field_validator("address")
-    @classmethod
-    def _can_be_bound(cls, value: str) -> str:
-        labels = value.split(".")
-        # A name that ends in a number is a wrong IPv4 address (WHATWG URL §3.5), and would be looked up.
-        if labels[-1].isdigit() or not all(map(_HOST_LABEL.fullmatch, labels)):
-            with suppress(ValueError):
-                return str(ipaddress.ip_address(value))
-            raise ValueError
-        return value
-
-    @field_validator("loop")
-    @classmethod
-    def _is_installed(cls, value: str) -> str:
-        if value != "asyncio" and find_spec("uvloop") is None:
-            if value == "uvloop":
-                raise ValueError("asyncio or auto where uvloop is not installed (the extra `uvloop`)")
-            return "asyncio"
-        return value.replace("auto", "uvloop")
-
-    @field_validator("certificate", "key", mode="before")
-    @classmethod
-    def _is_path(cls, value: object) -> Path | None:
-        if value == "":  # again a variable that was forgotten: it must not turn TLS off
-            raise ValueError
-        try:
-            return None if value is None else Path(str(value)).expanduser().absolute()
-        except RuntimeError:  # the home of nobody
-            raise ValueError from None
-
-    @field_validator("certificate")
-    @classmethod
-    def _is_certificate(cls, value: Path | None) -> Path | None:
-        if value is not None:
-            tls.check_certificate(value)
         return value
 
     @field_validator("key")
@@ -375,37 +329,6 @@ class Settings(BaseSettings):
             tls.load(certificate, value)
         return value
 
-    @field_validator("accel_redirect")
-    @classmethod
-    def _is_location(cls, value: str) -> str:
-        if value and not _LOCATION.fullmatch(value):
-            raise ValueError
-        return value
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _is_networks(cls, value: str) -> str:
-        try:
-            trusted(value)
-        except ValueError:
-            raise ValueError from None
-        return value
-
-    @field_validator("media", mode="before")
-    @classmethod
-    def _is_readable_folder(cls, value: object) -> Path:
-        try:
-            # An empty path would be the current folder: again a variable that was forgotten.
-            folder = Path(str(value) or "\0").expanduser().resolve(strict=True)
-            os.scandir(folder).close()
-        except NotADirectoryError:
-            raise ValueError from None
-        except PermissionError:
-            raise ValueError("a folder that this user may read") from None
-        except (OSError, RuntimeError, ValueError):  # RuntimeError: a loop of links, the home of nobody
-            raise ValueError("a folder that exists") from None
-        return folder
-
     @field_validator("channels")
     @classmethod
     def _are_names(cls, value: str, others: ValidationInfo) -> str:
@@ -415,13 +338,6 @@ class Settings(BaseSettings):
             raise ValueError("left out with several processes: each would have channels of its own")
         return value
 
-    @field_validator("publish_token")
-    @classmethod
-    def _is_token(cls, value: str) -> str:
-        if value and not _TOKEN.fullmatch(value):
-            raise ValueError
-        return value
-
     @field_validator("publish_token_file")
     @classmethod
     def _is_file_of_token(cls, value: str, others: ValidationInfo) -> str:
@@ -429,27 +345,7 @@ class Settings(BaseSettings):
             return value
         if others.data.get("publish_token"):
             raise ValueError
-        try:
-            token = Path(value).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, ValueError, RuntimeError):
-            raise ValueError("a file that exists and can be read") from None
-        if not _TOKEN.fullmatch(token):
-            raise ValueError
-        return token
-
-    @field_validator("cors_origin")
-    @classmethod
-    def _are_origins(cls, value: str) -> str:
-        if value and value != "*" and not all(map(_ORIGIN.fullmatch, value.split(","))):
-            raise ValueError
-        return value.lower()  # as browsers send them
-
-    @field_validator("source_password")
-    @classmethod
-    def _is_printable(cls, value: str) -> str:
-        if not value.isprintable():
-            raise ValueError
-        return value
+        return values.token_in(value)
 
     @field_validator("station")
     @classmethod
@@ -458,12 +354,7 @@ class Settings(BaseSettings):
             return value
         if others.data.get("processes", 1) > 1:
             raise ValueError("none where several processes serve: each would play by itself")
-        named = [one.partition("=") for one in value.split(";")]
-        if not all(_MOUNT.fullmatch(name) and not name.endswith(".json") for name, _, _ in named):
-            raise ValueError
-        if len({name for name, _, _ in named}) < len(named):
-            raise ValueError("a station of each name")
-        return ";".join(f"{name}={_playlist(path)}" for name, _, path in named)
+        return values.stations(value)
 
     @field_validator("processes")
     @classmethod
@@ -471,40 +362,3 @@ class Settings(BaseSettings):
         if value != 1 and not hasattr(os, "fork"):
             raise ValueError("1 on a system that cannot fork")
         return value or len(os.sched_getaffinity(0))
-
-    @field_validator("database")
-    @classmethod
-    def _has_async_driver(cls, value: str) -> str:
-        if not value:
-            return value
-        try:
-            url = make_url(value)
-            driver = _DRIVERS[url.get_backend_name()]
-        except (ArgumentError, ValueError, KeyError):  # ValueError: the port is no number
-            raise ValueError from None
-        if url.drivername != driver:
-            raise ValueError(quoted(driver + value.removeprefix(url.drivername)))
-        return value
-
-
-def _playlist(value: str) -> str:
-    """A playlist's absolute path; `*` as it is."""
-    if value == "*":
-        return value
-    path = Path(value)
-    if path.suffix.lower() not in (".m3u", ".m3u8"):
-        raise ValueError
-    try:
-        path = path.expanduser().absolute()
-        readable = path.is_file() and os.access(path, os.R_OK)
-    except (OSError, ValueError, RuntimeError):  # the home of nobody
-        readable = False
-    if not readable or ";" in str(path):
-        raise ValueError("NAME=PLAYLIST with a playlist that exists and can be read, without ';' in its path")
-    return str(path)
-
-
-def quoted(text: str) -> str:
-    """A value back to the operator, without the password of a URL, and cut so that it stays readable."""
-    shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
-    return f'"{shown if len(shown) <= 80 else shown[:79] + "…"}"'

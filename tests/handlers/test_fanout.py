@@ -20,8 +20,8 @@ from handlers.open_streams import Outcome
 from handlers.outgoing import Outgoing
 from media import channel as log
 from media.channel import Channel, History
-from media.live import AudioFeed
 from media.source import RUN_BYTES, Feed, Following
+from media.stretches import AudioFeed
 from media.subscriptions import EARLIEST, Events, channel
 from server import tls
 from tests.certificates import make_pair

@@ -8,7 +8,8 @@ import pytest
 from handlers.cors import Cors
 from handlers.limits import Limits
 from media.frames import Piece
-from media.live import IcyBlocks, Playing
+from media.icy import IcyBlocks
+from media.live import Playing
 from tests.conftest import AccessLog
 from tests.serving import Client, Response, Server, eventually, request, serving
 

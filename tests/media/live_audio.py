@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 
 from media.frames import FormatError, Parser, Piece
+from media.source import RUN_BYTES, Cursor
+from media.stretches import AudioFeed
 from tests.end_to_end.process import program
 
 
@@ -75,6 +77,18 @@ def places(pieces: list[Piece]) -> list[int]:
 def seconds(pieces: list[Piece]) -> float:
     """How long they play together."""
     return sum(piece.seconds for piece in pieces)
+
+
+def received(feed: AudioFeed, cursor: Cursor | None = None) -> bytes:
+    """What a listener gets who begins now, or stands at `cursor`, up to now."""
+    if cursor is None:
+        cursor, sent = feed.beginning()
+    else:
+        sent = b""
+    while cursor != feed.newest:
+        run, cursor = feed.after(cursor, RUN_BYTES)
+        sent += run
+    return sent
 
 
 def probed(stream: bytes) -> float:

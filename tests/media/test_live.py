@@ -1,10 +1,7 @@
-"""Mounts: who is heard, where a listener begins, what is kept, and titles between the bytes."""
+"""Mounts: who is heard, what becomes of their listeners, and what is told of them."""
 
 import asyncio
 import json
-import random
-import re
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -13,16 +10,9 @@ from media.channel import Ids
 from media.frames import FormatError, Piece
 from media.live import (
     AHEAD_SECONDS,
-    KEPT_BYTES,
-    KEPT_STRETCHES,
-    LAG_SECONDS,
     MOST_BYTES_PER_SECOND,
     MOST_MOUNTS,
-    STRETCH_BYTES,
-    STRETCH_SECONDS,
     TITLE_CHARACTERS,
-    AudioFeed,
-    IcyBlocks,
     Mount,
     MountBusy,
     Mounts,
@@ -31,8 +21,9 @@ from media.live import (
     Session,
     one_line,
 )
-from media.source import RUN_BYTES, Body, Cursor, FellBehind, SourceBusy, SourceNotFound
-from tests.media.live_audio import decoded, encoded
+from media.source import Body, SourceBusy, SourceNotFound
+from media.stretches import STRETCH_BYTES, STRETCH_SECONDS, AudioFeed
+from tests.media.live_audio import decoded, encoded, received
 from tests.serving import eventually
 
 MP3, OGG, WEBM = "audio/mpeg", "audio/ogg", "audio/webm"
@@ -48,18 +39,6 @@ def frames(start: int, stop: int, seconds: float = 0.5) -> list[Piece]:
     return [frame(number, seconds) for number in range(start, stop)]
 
 
-def heard(feed: AudioFeed, cursor: Cursor | None = None) -> bytes:
-    """What a listener gets who begins now, or stands at `cursor`, up to now."""
-    if cursor is None:
-        cursor, sent = feed.beginning()
-    else:
-        sent = b""
-    while cursor != feed.newest:
-        run, cursor = feed.after(cursor, RUN_BYTES)
-        sent += run
-    return sent
-
-
 async def listened(stack: AsyncExitStack, mount: Mount) -> AudioFeed:
     """The feed of one more listener."""
     body: Body = await stack.enter_async_context(mount.heard())
@@ -72,106 +51,6 @@ async def listened(stack: AsyncExitStack, mount: Mount) -> AudioFeed:
 def mounts(burst_seconds: float = 5, grace_seconds: float = 0.05) -> Mounts:
     """None yet, with a short grace."""
     return Mounts(Ids(), burst_seconds=burst_seconds, grace_seconds=grace_seconds)
-
-
-# --- the feed ---
-
-
-@pytest.mark.parametrize(("burst_seconds", "first"), [(0, 20), (0.5, 19), (2, 16), (5, 10), (60, 0)])
-def test_a_listener_begins_seconds_back(burst_seconds: float, first: int) -> None:
-    """The burst is counted in seconds; without one a listener gets what comes, from the newest stretch on."""
-    feed = AudioFeed(MP3, burst_seconds)
-    for number in range(20):
-        feed.publish(b"%d," % number, 0.5, b"")
-    number = min(first, 19)  # the newest is sent in any case: silence until the next would be longer
-    assert heard(feed) == b"".join(b"%d," % n for n in range(number, 20))
-
-
-@pytest.mark.parametrize(
-    ("heads", "begins"),
-    [
-        ([b"", b"", b"", b""], 0),
-        ([None, b"H", None, b"I"], 1),
-        ([None, b"H", None, None], 1),
-        ([None, None, None, None], 0),
-    ],
-)
-def test_a_listener_begins_where_a_decoder_can(heads: list[bytes | None], begins: int) -> None:
-    """At a stretch that says so, behind its head; if none does, with everything there is."""
-    feed = AudioFeed(OGG, 10)
-    for number, head in enumerate(heads):
-        feed.publish(b"%d" % number, 1, head)
-    assert heard(feed) == (heads[begins] or b"") + b"0123"[begins:]
-
-
-def test_a_listener_begins_before_the_burst_if_it_must() -> None:
-    """The last place where one can begin, however old it is."""
-    feed = AudioFeed(OGG, 1)
-    feed.publish(b"0", 1, b"H")
-    for number in range(1, 9):
-        feed.publish(b"%d" % number, 1, None)
-    assert heard(feed) == b"H012345678"
-
-
-def test_a_feed_before_its_first_byte() -> None:
-    """A listener waits for what comes."""
-    feed = AudioFeed(MP3, 5)
-    cursor, head = feed.beginning()
-    assert (head, cursor) == (b"", feed.newest)
-    assert not feed.lost(cursor)
-    feed.publish(b"a", 1, b"")
-    assert heard(feed, cursor) == b"a"
-
-
-@pytest.mark.parametrize(
-    ("size", "seconds", "kept"),
-    [
-        (10, 0.5, int((5 + LAG_SECONDS) / 0.5)),
-        (1024 * 1024, 0.5, KEPT_BYTES // 1024 // 1024),
-        (10, 0.0, KEPT_STRETCHES),
-        (2 * KEPT_BYTES, 1.0, 1),
-    ],
-    ids=["seconds", "bytes", "stretches", "one that is larger"],
-)
-def test_what_a_feed_keeps_is_bounded(size: int, seconds: float, kept: int) -> None:
-    """By seconds, by bytes and by number; a listener who stands behind that has fallen behind."""
-    feed = AudioFeed(MP3, 5)
-    for _ in range(kept + 10):
-        feed.publish(bytes(size), seconds, b"")
-    number = feed.newest[0] - kept
-    assert not feed.lost((number,))
-    assert feed.lost((number - 1,))
-    assert len(heard(feed, (number,))) == kept * size
-    with pytest.raises(FellBehind):
-        feed.after((number - 1,), RUN_BYTES)
-
-
-@pytest.mark.parametrize(("size", "most", "got"), [(10, 25, 20), (10, 5, 10), (10, 20, 20), (10, 1000, 50)])
-def test_a_run_is_bounded(size: int, most: int, got: int) -> None:
-    """At least one stretch, else no more bytes than asked for."""
-    feed = AudioFeed(MP3, 5)
-    for _ in range(5):
-        feed.publish(bytes(size), 0.1, b"")
-    run, cursor = feed.after((0,), most)
-    assert (len(run), cursor) == (got, (got // size,))
-    assert feed.after(feed.newest, most) == (b"", feed.newest)
-
-
-def test_watchers_are_told_of_pieces_and_of_the_end() -> None:
-    """Each once, until it no longer wants to; one may leave while it is told."""
-    feed = AudioFeed(MP3, 5)
-    told: list[str] = []
-
-    def leaves() -> None:
-        told.append("leaves")
-        feed.detach(leaves)
-
-    feed.attach(leaves)
-    feed.attach(lambda: told.append("stays"))
-    feed.publish(b"a", 1, b"")
-    feed.end()
-    assert told == ["leaves", "stays", "stays"]
-    assert feed.ended
 
 
 # --- a source ---
@@ -190,7 +69,7 @@ async def test_frames_become_stretches() -> None:
         assert feed.newest == (3,)
         session.close()
         assert feed.newest == (4,)
-        assert heard(feed, (0,)) == b"".join(b"<%d>" % number for number in range(11))
+        assert received(feed, (0,)) == b"".join(b"<%d>" % number for number in range(11))
     mount.end()
 
 
@@ -202,7 +81,7 @@ async def test_headers_are_a_stretch_of_their_own() -> None:
     session.play([frame(0, 0, None), frame(1, 0, None), frame(2, 0.1, b"H"), frame(3, 0.1, b"H")])
     session.close()
     async with AsyncExitStack() as stack:
-        assert heard(await listened(stack, mount)) == b"H<2><3>"
+        assert received(await listened(stack, mount)) == b"H<2><3>"
     mount.end()
 
 
@@ -304,7 +183,7 @@ async def test_a_live_source_takes_over_from_a_station() -> None:
         await asyncio.sleep(0.15)  # three times the grace: with a station there is none
         assert not feed.ended
         live.claim("a", "station", MP3).play(frames(3, 4))
-        assert heard(feed, (0,)) == b"<0><2><3>"
+        assert received(feed, (0,)) == b"<0><2><3>"
     mount.end()
 
 
@@ -325,8 +204,8 @@ async def test_a_source_that_comes_back(media_type: str, same: bool) -> None:
         second.play(frames(1, 2))
         assert feed.ended is not same
         assert (mount.media_type, mount.listeners) == (media_type, 1 if same else 0)
-        assert heard(feed, (0,)) == (b"<0><1>" if same else b"<0>")
-        assert heard(await listened(stack, mount)) == (b"<0><1>" if same else b"<1>")
+        assert received(feed, (0,)) == (b"<0><1>" if same else b"<0>")
+        assert received(await listened(stack, mount)) == (b"<0><1>" if same else b"<1>")
     mount.end()
 
 
@@ -465,101 +344,6 @@ def test_a_title_is_one_printable_line(title: str, shown: str) -> None:
     assert one_line(title) == shown
 
 
-# --- ICY ---
-
-
-class Radio:
-    """Takes the blocks out again, as players do: the titles where they stood, and the sound."""
-
-    def __init__(self) -> None:
-        self.sound = b""
-        self.titles: list[tuple[int, str]] = []
-
-    def take(self, received: bytes) -> None:
-        """All that was sent."""
-        while len(received) > IcyBlocks.INTERVAL:
-            self.sound += received[: IcyBlocks.INTERVAL]
-            length = received[IcyBlocks.INTERVAL] * 16
-            block = received[IcyBlocks.INTERVAL + 1 : IcyBlocks.INTERVAL + 1 + length]
-            assert len(block) == length
-            received = received[IcyBlocks.INTERVAL + 1 + length :]
-            if length:
-                text = block.rstrip(b"\0")
-                assert length - len(text) < 16
-                self.titles.append((len(self.sound), text.decode()))
-        self.sound += received
-
-
-def a_mount(play: Callable[[int, Mount], None], runs: list[bytes]) -> bytes:
-    """The runs with their blocks; `play(number, mount)` is called before each."""
-    mount = Mount("a", Ids(), burst_seconds=5, grace_seconds=10)
-    own = IcyBlocks(mount)
-    sent = []
-    for number, run in enumerate(runs):
-        play(number, mount)
-        sent.append(own(run))
-    return b"".join(sent)
-
-
-@pytest.mark.parametrize("sizes", [[100_000], [1] * 20_000, [15_999, 1, 1, 15_999], [16_000] * 3, [48_000]])
-def test_blocks_stand_after_each_interval(sizes: list[int]) -> None:
-    """However the bytes come; the first says what plays, and then a zero says that nothing has changed."""
-    runs = [random.randbytes(size) for size in sizes]
-    sent = a_mount(lambda number, mount: mount.play(Playing("A title")), runs)
-    radio = Radio()
-    radio.take(sent)
-    sound = b"".join(runs)
-    blocks = len(sound) // IcyBlocks.INTERVAL
-    text = b"StreamTitle='A title';"
-    assert len(sent) == len(sound) + blocks + (-(-len(text) // 16) * 16 if blocks else 0)
-    assert radio.sound == sound or sent == sound + sent[len(sound) :]
-    assert radio.titles in ([], [(IcyBlocks.INTERVAL, text.decode())])
-
-
-def test_a_title_comes_with_the_next_block() -> None:
-    """Each change once, and its address beside it."""
-
-    def play(number: int, mount: Mount) -> None:
-        if number in (1, 3):
-            mount.play(Playing(f"Title {number}", "http://example.org/" if number == 3 else ""))
-
-    radio = Radio()
-    radio.take(a_mount(play, [bytes(16_000)] * 6 + [b"."]))
-    assert radio.titles == [
-        (16_000, "StreamTitle='';"),
-        (32_000, "StreamTitle='Title 1';"),
-        (64_000, "StreamTitle='Title 3';StreamUrl='http://example.org/';"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "title",
-    [
-        "It's",
-        "'",
-        "''",
-        "a';b",
-        "';StreamUrl='http://evil';",
-        "a;b",
-        "\u0414\u043e\u0436\u0434\u044c 🎵",
-        "🎵" * 5000,
-    ],
-)
-def test_a_hostile_title_stays_one(title: str) -> None:
-    """A player reads to the first quote with a semicolon behind it: there is none before the end."""
-
-    def play(number: int, mount: Mount) -> None:
-        mount.play(Playing(title, "🎵" * 5000))
-
-    radio = Radio()
-    radio.take(a_mount(play, [bytes(16_001)]))
-    ((_, block),) = radio.titles
-    found = re.match("StreamTitle='(.*?)';StreamUrl='(.*?)';$", block)
-    assert found is not None
-    assert found[1].replace("' ;", "';") == title[:TITLE_CHARACTERS]
-    assert found[2] == "🎵" * TITLE_CHARACTERS
-
-
 # --- with real streams ---
 
 
@@ -579,12 +363,12 @@ async def test_a_late_listener_decodes(codec: str) -> None:
     assert mount.playing == Playing("T")
     async with AsyncExitStack() as stack:
         feed = await listened(stack, mount)
-        late = heard(feed)
+        late = received(feed)
         assert await asyncio.to_thread(decoded, late) == pytest.approx(2, abs=0.5)
         assert len(late) < len(stream)
         session.close()
         back: Session = live.claim("a", "live", OGG)
         back.take(stream)
         back.close()
-        assert await asyncio.to_thread(decoded, heard(feed)) == pytest.approx(2, abs=0.5)
+        assert await asyncio.to_thread(decoded, received(feed)) == pytest.approx(2, abs=0.5)
     mount.end()

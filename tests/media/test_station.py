@@ -16,9 +16,10 @@ from media.channel import Ids
 from media.database import CatalogueError
 from media.frames import parser
 from media.library import scan
-from media.live import STRETCH_SECONDS, Mounts
+from media.live import Mounts
 from media.source import SourceNotFound
 from media.station import AHEAD_SECONDS, MEDIA_TYPE, PLAYLIST_BYTES, Station, entries, shuffled, track_path
+from media.stretches import STRETCH_SECONDS
 from tests.conftest import ExpectLog
 from tests.media.audio_files import FRAME, wav
 from tests.serving import eventually

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from server.flags import read_settings, rows, version
-from server.settings import Settings, SettingsError, quoted
+from server.settings import Settings, SettingsError
+from server.values import quoted
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORT = "a whole number from 0 to 65535"
@@ -560,12 +561,12 @@ def test_docs_table_is_the_fields() -> None:
 @pytest.mark.parametrize(("installed", "loop"), [(True, "uvloop"), (False, "asyncio")])
 def test_auto_takes_uvloop_where_it_is(installed: bool, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra."""
-    monkeypatch.setattr("server.settings.find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr("server.values.find_spec", lambda name: object() if installed else None)
     assert read_settings(["--loop", "auto"]).loop == loop
 
 
 def test_uvloop_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what would do."""
-    monkeypatch.setattr("server.settings.find_spec", lambda name: None)
+    monkeypatch.setattr("server.values.find_spec", lambda name: None)
     sentence = "--loop must be asyncio or auto where uvloop is not installed (the extra `uvloop`), not"
     assert refusal("--loop", "uvloop") == f'{sentence} "uvloop"'
