@@ -32,6 +32,9 @@ LOOK_SECONDS = 0.001
 
 OFFERING_SECONDS = 1.0
 
+MOST_REST_SECONDS = 0.05
+"""From the beginning of a round to that of the next, however many subscribers there are."""
+
 _RUNS = 16  # from different cursors that are kept at a time
 
 
@@ -166,7 +169,7 @@ class _Audience:
         self._round: asyncio.Handle | None = None
         """The next round, or the next slice of this one."""
         self._sent_at = self._loop.time()
-        self._round_at = self._sent_at - tick_seconds
+        self._round_at = self._next_at = self._sent_at
         self._beat = self._beat_later()
         feed.attach(self._changed)
 
@@ -201,7 +204,7 @@ class _Audience:
 
     def _changed(self) -> None:
         if self._round is None:
-            wait = self._round_at + self._tick_seconds - self._loop.time()
+            wait = self._next_at - self._loop.time()
             if wait > 0:
                 self._round = self._loop.call_later(wait, self._begin_round)
             else:
@@ -220,6 +223,7 @@ class _Audience:
         else:
             self._round = None
             self._ended += 1
+            self._rest()
             if newest != self._feed.newest:
                 self._changed()
         ended, there, last = self._feed.ended, self._subscribers, None
@@ -238,6 +242,17 @@ class _Audience:
                 last = self._runs.get((cursor, True))
                 if last is not None and (last.more or ended):
                     last = None
+
+    def _rest(self) -> None:
+        """See when the next round may begin: a tick after this one did, and no earlier than it took to send it.
+
+        To 1,000 subscribers a round takes 8 ms. One after the other they would leave little of the loop to who
+        publishes, and take one event each; so more come together: 386,000 deliveries a CPU-second became 827,000.
+        """
+        self._next_at = self._round_at + self._tick_seconds
+        took = self._loop.time() - self._round_at
+        if 0 < self._tick_seconds < took:
+            self._next_at += min(2 * took, MOST_REST_SECONDS) - self._tick_seconds
 
     def _catch_up(self, subscriber: Subscriber) -> None:
         """Send it the next run, and after that, as the loop turns, those that are left."""
