@@ -252,7 +252,7 @@ class _Audience:
         """
         now = self._loop.time()
         self._next_at = self._round_at + self._tick_seconds
-        if 0 < self._tick_seconds and self._next_at < now:
+        if self._tick_seconds > 0 and self._next_at < now:
             self._next_at = now + min(now - self._round_at, MOST_REST_SECONDS)
 
     def _catch_up(self, subscriber: Subscriber) -> None:
