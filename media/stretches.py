@@ -1,6 +1,6 @@
 """Stretches of sound: what a feed keeps of live audio, and where a listener begins.
 
-About a quarter of a second of pieces is a *stretch*, and stretches are what listeners are sent: one send for
+About half a second of pieces is a *stretch*, and stretches are what listeners are sent: one send for
 a thousand listeners each quarter second costs 4 % of a core, one a frame costs 10 %.
 
 A listener begins so many seconds back that its player need not wait (the burst), at a stretch where a decoder
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from media.source import Cursor, FellBehind
 
-STRETCH_SECONDS = 0.25
+STRETCH_SECONDS = 0.5
 STRETCH_BYTES = 64 * 1024
 """A stretch ends with the piece that reaches one of these: what says that it plays no time ends, too."""
 

@@ -83,7 +83,7 @@ async def test_a_source_is_heard(tmp_path: Path, access_log: AccessLog, way: str
                 assert b" 200 OK" in await source.until(b"\r\n\r\n")
             await source.send(part(way, sound))
             await eventually(lambda: live(server))
-            await hears(server, FRAME * 30)
+            await hears(server, FRAME * 15)
             assert len(server.open_streams) >= 1
             await source.send(part(way, sound))
             if way == "chunked":

@@ -58,7 +58,7 @@ def mounts(burst_seconds: float = 5, grace_seconds: float = 0.05) -> Mounts:
 
 @pytest.mark.gen_test
 async def test_frames_become_stretches() -> None:
-    """A quarter of a second is a stretch, and what is left of one comes with the next or at the end."""
+    """Half a second is a stretch, and what is left of one comes with the next or at the end."""
     mount = Mount("a", Ids(), burst_seconds=60, grace_seconds=10)
     session = mount.claim("live", MP3)
     async with AsyncExitStack() as stack:
