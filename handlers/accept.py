@@ -1,6 +1,9 @@
-"""Which of several media types and content codings a client wants (RFC 9110 §12.5.1, §12.5.3)."""
+"""Which of several media types, formats and content codings a client wants (RFC 9110 §12.5.1, §12.5.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from media.parameters import choice
+from media.records import FORMATS, Format
 
 
 def preferred(accept: str, offers: Sequence[str]) -> str:
@@ -22,6 +25,17 @@ def preferred(accept: str, offers: Sequence[str]) -> str:
 
     best = max(offers, key=rank)  # the first of equals
     return best if rank(best)[0] > 0 else offers[0]
+
+
+def wanted_format(args: Mapping[str, str], accept: str, formats: Sequence[Format]) -> Format:
+    """Of `formats` the one that the parameter `format` names, or else the one that `accept` ranks highest.
+
+    Raises:
+        BadParameter: `format` names none of them.
+    """
+    offers = {form.media_type: form for form in formats}
+    default = offers[preferred(accept, list(offers))]
+    return FORMATS[choice(args, "format", default.name, tuple(form.name for form in formats))]
 
 
 def codings(accept_encoding: str, offers: Sequence[str]) -> tuple[str, ...]:

@@ -1,12 +1,11 @@
 """/audio/live: live audio to its listeners, and what is playing."""
 
-from handlers.accept import preferred
+from handlers.accept import wanted_format
 from handlers.resource import ALLOW
 from handlers.serve import Delivery, StreamResource, serve
 from media.generated import StreamRequest
 from media.icy import IcyBlocks
 from media.live import Mount, Mounts
-from media.parameters import choice
 from media.records import FORMATS
 from media.subscriptions import EARLIEST, Subscription
 
@@ -59,13 +58,9 @@ class MountResource(StreamResource):
             await self._listen(mount)
 
     async def _tell(self, mount: Mount) -> None:
-        args = self.args
+        args, accept = self.args, self.request.headers.get("Accept", "")
         self.vary_by("Accept")
-        asked = choice(args, "format", "json", ("json", "sse"))
-        if "format" not in args:
-            offers = {FORMATS[name].media_type: name for name in ("json", "sse")}
-            asked = offers[preferred(self.request.headers.get("Accept", ""), list(offers))]
-        if asked == "json":
+        if wanted_format(args, accept, (FORMATS["json"], FORMATS["sse"])).name == "json":
             await self.send_json(mount.now_playing())
             return
         # Whatever the client has seen: what it is to know is what plays now.

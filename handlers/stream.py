@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from handlers.accept import preferred
+from handlers.accept import wanted_format
 from handlers.resource import ALLOW
 from handlers.serve import Delivery, StreamResource, serve
 from handlers.writers import Writers
@@ -78,13 +78,10 @@ class NamedStreamResource(StreamResource):
 
     def _format(self, stream: Stream, args: Mapping[str, str]) -> Format | None:
         """What `?format=` or Accept asks for; None where the stream has a media type of its own."""
-        asked = choice(args, "format", "text", tuple(FORMATS))
         if not stream.formats:
+            choice(args, "format", "text", tuple(FORMATS))
             return None
-        if "format" in args:
-            return FORMATS[asked]
-        offers = {form.media_type: form for form in stream.formats}
-        return offers[preferred(self.request.headers.get("Accept", ""), list(offers))]
+        return wanted_format(args, self.request.headers.get("Accept", ""), stream.formats)
 
 
 def _facts(name: str, stream: Stream) -> dict[str, object]:

@@ -6,13 +6,14 @@ from urllib.parse import quote
 
 import orjson
 
-from handlers.accept import codings, preferred
+from handlers.accept import codings, wanted_format
 from handlers.serve import Delivery, StreamResource, serve
 from media.decoding import EncodingCache, encoding_named
 from media.library import SIDECARS, text_files
-from media.parameters import choice, flag, number, text, whole
-from media.text import EVENTS, PLAIN, text_events
+from media.parameters import flag, number, text, whole
+from media.records import FORMATS
 from media.text import text as plain_text
+from media.text import text_events
 
 _MOST_BYTES = 2**63 - 1
 
@@ -72,9 +73,8 @@ class TextResource(StreamResource):
             encoding = await asyncio.to_thread(encoding_named, args["encoding"])
         attachment = name.rpartition("/")[2] if flag(args, "download", False) else ""
         self.vary_by("Accept")
-        wished = preferred(self.request.headers.get("Accept", ""), [PLAIN, EVENTS.media_type])
-        default = "sse" if wished == EVENTS.media_type else "text"
-        if choice(args, "format", default, ("text", "sse")) == "text":
+        accept = self.request.headers.get("Accept", "")
+        if wanted_format(args, accept, (FORMATS["text"], FORMATS["sse"])).name == "text":
             source = plain_text(
                 self.root,
                 name,

@@ -2,7 +2,9 @@
 
 import pytest
 
-from handlers.accept import codings, preferred
+from handlers.accept import codings, preferred, wanted_format
+from media.records import FORMATS
+from media.source import BadParameter
 
 TEXT, EVENTS, JSON = "text/plain; charset=utf-8", "text/event-stream", "application/json"
 
@@ -38,6 +40,23 @@ TEXT, EVENTS, JSON = "text/plain; charset=utf-8", "text/event-stream", "applicat
 def test_preferred(accept: str, wanted: str) -> None:
     """The highest weight, then the most specific range, then our own order."""
     assert preferred(accept, [TEXT, EVENTS, JSON]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "wanted"),
+    [("", "*/*", "json"), ("", EVENTS, "sse"), ("sse", JSON, "sse"), ("json", EVENTS, "json")],
+)
+def test_the_parameter_wins_over_accept(query: str, accept: str, wanted: str) -> None:
+    """Without either it is the first one."""
+    args = {"format": query} if query else {}
+    assert wanted_format(args, accept, (FORMATS["json"], FORMATS["sse"])).name == wanted
+
+
+@pytest.mark.parametrize("query", ["csv", "SSE", ""])
+def test_a_format_that_is_not_offered(query: str) -> None:
+    """It is refused, also where it is one of another resource."""
+    with pytest.raises(BadParameter, match="format must be json or sse"):
+        wanted_format({"format": query}, "*/*", (FORMATS["json"], FORMATS["sse"]))
 
 
 def test_a_long_list_is_cut() -> None:

@@ -221,6 +221,15 @@ async def test_history_and_live_events_meet(tmp_path: Path) -> None:
             assert gaps(body_of(client)) == []
 
 
+@pytest.mark.gen_test
+async def test_a_format_that_channels_do_not_have(tmp_path: Path) -> None:
+    """It is refused, and those that there are are named."""
+    async with serving(tmp_path, scan=False, channels=CHANNELS) as server:
+        response = await server.get("/stream/all?format=csv")
+    assert response.status == 400
+    assert b"format must be sse or ndjson or text or json" in response.body
+
+
 @pytest.mark.parametrize("target", ["all?format=ndjson", "all?format=text", "all,none", "all"])
 @pytest.mark.gen_test
 async def test_formats_and_several_channels(tmp_path: Path, target: str) -> None:
