@@ -1,4 +1,4 @@
-"""The only writer of a streamed response.
+"""The only writer of a streamed response, but for what many follow (`handlers/fanout.py`).
 
 Theory of operation. One task sends: the handler's own. It asks the source for a chunk, waits until the chunk
 before it is with the kernel, and hands the new one over. So at most two are held for a client, and nothing is
@@ -22,8 +22,7 @@ loop next turns, so a chunk is never held back for one that is still to be made.
 sent as fast as one that makes blocks, and a slow source's line leaves at once.
 
 A body that many follow (`media.source.Feed`) has no chunks here. The pump sends its opening with the headers,
-hands the stream to the fan-out (`handlers/fanout.py`) and waits: how it ends, and what is said then, is as
-above.
+hands the stream to the fan-out, and is asked again when it ends: how, and what is said then, is as above.
 
 Tornado never resolves the first of two pending write futures of a connection, so no write begins before the
 one before it has ended: while something is gathered nothing is in flight, and a heartbeat waits for both.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.open_streams import Outcome
 from server.access_log import URI_CHARACTERS
 from tests.serving import serving
 
@@ -93,3 +94,13 @@ async def test_address_cannot_command_a_terminal(library: Path, logged: Logged) 
     first, second = logged()
     assert first["uri"] == "/%9B31m%C2%85"
     assert second["uri"] == "/" + "x" * (URI_CHARACTERS - 1)
+
+
+def test_docs_have_every_outcome() -> None:
+    """A row of the table each, and a word in the design."""
+    docs = Path(__file__).parent.parent.parent / "docs"
+    operations = (docs / "operations.md").read_text(encoding="utf-8")
+    architecture = (docs / "architecture.md").read_text(encoding="utf-8")
+    for outcome in Outcome:
+        assert f"\n| `{outcome}` | " in operations
+        assert f"*{outcome}*" in architecture
