@@ -255,7 +255,7 @@ class Station:
 
     def _tell(self, key: str, level: int, text: str, *values: object) -> None:
         """A line in the log, once for as many rounds as it is so."""
-        if key not in self._told | self._told_before:
+        if key not in self._told and key not in self._told_before:
             log.log(level, f"the station %s: {text}", self.name, *values)
         self._told.add(key)
 
