@@ -58,9 +58,8 @@ def _setting(
     return Field(default, json_schema_extra=words, **checks)
 
 
-def _seconds(default: int) -> Any:
-    right = f"a number of seconds from 0 to {MOST_SECONDS}"
-    return _setting(default, "Times", "SECONDS", right, ge=0, le=MOST_SECONDS)
+def _seconds(default: int, group: str = "Times", most: int = MOST_SECONDS) -> Any:
+    return _setting(default, group, "SECONDS", f"a number of seconds from 0 to {most}", ge=0, le=most)
 
 
 def _whole(default: int, group: str, value: str, most: int) -> Any:
@@ -261,19 +260,13 @@ class Settings(BaseSettings):
     None: as with `publish_token`.
     """
 
-    source_timeout: float = _setting(
-        10, "Live audio", "SECONDS", f"a number of seconds from 0 to {MOST_SECONDS}", ge=0, le=MOST_SECONDS
-    )
+    source_timeout: float = _seconds(10, "Live audio")
     """Silence of a source before it is let go; 0: any."""
 
-    source_grace: float = _setting(
-        10, "Live audio", "SECONDS", f"a number of seconds from 0 to {MOST_SECONDS}", ge=0, le=MOST_SECONDS
-    )
+    source_grace: float = _seconds(10, "Live audio")
     """Time listeners wait for a source that left."""
 
-    burst_seconds: float = _setting(
-        5, "Live audio", "SECONDS", "a number of seconds from 0 to 60", ge=0, le=60
-    )
+    burst_seconds: float = _seconds(5, "Live audio", most=60)
     """Sound that a listener gets at once."""
 
     station: str = _setting(
