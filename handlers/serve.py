@@ -9,7 +9,6 @@ to finish it: a handler that raises after its first flush gives a 200 with a com
 import asyncio
 import logging
 import os
-import random
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +34,6 @@ from media.source import Body, Chunks, Facts, FellBehind, Source, SourceError
 
 RETRY_AFTER_SECONDS = 10
 """When to come back who found too many streams open."""
-
-RETRY_MILLISECONDS = (1000, 5000)
-"""Drained event streams come back after a random time between these, so that not all come at once."""
 
 log = logging.getLogger("millrace.serve")
 
@@ -291,8 +287,7 @@ async def _send(response: StreamResource, pump: Pump, body: Body, plan: conditio
 async def _conclude(response: StreamResource, pump: Pump, body: Body, outcome: Outcome) -> None:
     """Say the last words, and finish the response."""
     if outcome is Outcome.DRAINED and body.facts.live:
-        retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
-        await pump.last_words(retry if response.is_events else body.ending(), whole=True)
+        await pump.last_words(sse_retry() if response.is_events else body.ending(), whole=True)
         outcome = Outcome.COMPLETE
     whole = outcome is Outcome.COMPLETE
     if whole and response.close_delimited:

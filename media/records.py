@@ -1,4 +1,4 @@
-"""One record, line or event → bytes, in the format that the client asked for. Pure.
+"""One record, line or event → bytes, in the format that the client asked for. Pure, but for `sse_retry`.
 
 An *item* is a record (a mapping), a line (a str) or an Event that wraps either.
 A format's encoder lives for one response: it knows whether the first item has been.
@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import math
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ Item = Value | Event
 
 END_ID = "(end)"
 """The id of the event that ends an event stream: whoever comes back with it has seen everything."""
+
+RETRY_MILLISECONDS = (1000, 5000)
+"""An EventSource comes back after a random time between these."""
 
 
 class Encoder(Protocol):
@@ -215,9 +219,9 @@ def sse_event(data: bytes, id: str = "", event: str = "") -> bytes:  # noqa: A00
     return utf8(head) + b"data: " + data + b"\n\n"
 
 
-def sse_retry(milliseconds: int) -> bytes:
-    """How long the client is to wait before it connects again."""
-    return b"retry: %d\n\n" % milliseconds
+def sse_retry() -> bytes:
+    """How long the client is to wait before it connects again: a random time, so they come one by one."""
+    return b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS)
 
 
 _LINE_BREAK = re.compile(rb"\r\n|\r|\n")

@@ -9,7 +9,6 @@ What a client missed is said: an event named `gap` stands where events are no lo
 
 import asyncio
 import heapq
-import random
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -23,9 +22,6 @@ from media.generated import Stream, StreamRequest, heartbeat
 from media.parameters import number
 from media.records import FORMATS, Format, sse_event, sse_retry, to_json
 from media.source import Body, ByteChunks, Cursor, Facts, FellBehind, Following, Source
-
-RETRY_MILLISECONDS = (1000, 5000)
-"""An EventSource comes back after a random time between these, so that not all come at once."""
 
 EARLIEST = "earliest"
 """As last event id: everything that the history has."""
@@ -336,7 +332,7 @@ class _Poll:
 def _opening(form: Format, position: Position) -> bytes:
     """What a subscriber is sent first: when to come back, and where it stands, or what it missed."""
     if form.name == "sse":
-        retry = sse_retry(random.randint(*RETRY_MILLISECONDS))
+        retry = sse_retry()
         if position.gap:
             return retry + sse_event(position.gap, position.id, "gap")
         # An id without data is remembered, and no event (HTML Living Standard §9.2.6): who has seen nothing

@@ -316,6 +316,11 @@ def test_without_an_id_and_a_name() -> None:
 
 
 def test_a_retry_is_no_event() -> None:
-    """It only tells the browser how long to wait."""
-    assert sse_retry(1500) == b"retry: 1500\n\n"
-    assert events_of(sse_retry(1500)) == []
+    """It only tells the browser how long to wait: not all clients the same time."""
+    retries = {sse_retry() for _ in range(100)}
+    assert len(retries) > 1
+    for retry in retries:
+        assert retry.startswith(b"retry: ")
+        assert retry.endswith(b"\n\n")
+        assert 1000 <= int(retry[len(b"retry: ") :]) <= 5000
+        assert events_of(retry) == []
