@@ -11,7 +11,6 @@ What is ahead of real time waits in the kernel, with the source: nothing is read
 import asyncio
 import logging
 import socket
-import sys
 from contextlib import suppress
 from math import inf
 from typing import Any
@@ -19,10 +18,9 @@ from typing import Any
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from handlers.limits import client_of
 from handlers.live import ALLOW_OF_MOUNT
 from handlers.open_streams import Outcome, ended_by_closing
-from handlers.resource import ALLOW, Problem, Resource, problem_of
+from handlers.resource import ALLOW, Problem, Resource, problem_of, shutting_down
 from handlers.serve import Delivery, refuse_too_many
 from handlers.writers import Writers
 from media.decoding import encoding_named
@@ -67,10 +65,7 @@ class BroadcastResource(Resource):
         """Set when it is no longer."""
         self.held = self.answered = self.finished = False
         self.silence: asyncio.TimerHandle | None = None
-        connection: Any = self.request.connection  # Tornado's abstract HTTPConnection has no stream
-        # Also for what is refused: for a length that Tornado does not allow it would write a 400 of its own.
-        connection.set_max_body_size(sys.maxsize)
-        self.connection = connection
+        self.take_any_length()
         headers = self.request.headers
         self.unframed = "Content-Length" not in headers and "Transfer-Encoding" not in headers
         self.allow = ALLOW if self.request.path.endswith(".json") else ALLOW_OF_MOUNT
@@ -82,16 +77,15 @@ class BroadcastResource(Resource):
         self.writers.admit_source(self.request)
         open_streams = self.delivery.open_streams
         if open_streams.draining:
-            raise Problem(503, "The server is shutting down.", {"Retry-After": "1"})
-        client = client_of(self.request.remote_ip or "")
-        refuse_too_many(self.delivery, client)
+            raise shutting_down()
+        refuse_too_many(self.delivery, self.client)
         self.connection.set_body_timeout(None)
         stream = self.connection.stream
         stream.receive_seconds = inf  # its silence is seen to here
         if not stream.closed():
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
         self.session = self._claim()
-        open_streams.hold(self, client)
+        open_streams.hold(self, self.client)
         self.held = True
         self._heard(0)
         self._look()
@@ -164,7 +158,7 @@ class BroadcastResource(Resource):
 
     def drain(self) -> None:
         """The server shuts down."""
-        self._refuse(Problem(503, "The server is shutting down.", {"Retry-After": "1"}), Outcome.DRAINED)
+        self._refuse(shutting_down(), Outcome.DRAINED)
 
     def end(self, outcome: Outcome) -> None:
         """Without a word."""
@@ -219,7 +213,7 @@ class BroadcastResource(Resource):
     def on_finish(self) -> None:
         self.finished = True
         if self.held:
-            self.delivery.open_streams.let_go(self, client_of(self.request.remote_ip or ""))
+            self.delivery.open_streams.let_go(self, self.client)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """What it sends behind this would be taken for a request."""

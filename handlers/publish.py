@@ -8,7 +8,6 @@ whatever comes behind it: an answer that refuses the rest names the line, and th
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -21,9 +20,8 @@ import orjson
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from handlers.fanout import Fanout
-from handlers.limits import client_of
 from handlers.open_streams import Outcome
-from handlers.resource import NOTHING_HERE, Problem, Resource, problem_of
+from handlers.resource import NOTHING_HERE, Problem, Resource, problem_of, shutting_down
 from handlers.serve import Delivery
 from handlers.stream import ALLOW_OF_CHANNEL
 from handlers.writers import Writers
@@ -42,13 +40,12 @@ OFFERED_BYTES = LAG_BYTES // 2
 LINGER_SECONDS = 10.0
 """How long the rest of a body is read after its refusal, so that the client comes to read that."""
 
-_LATER = {"Retry-After": "1"}
-
 LINES = "application/x-ndjson"
 MEDIA_TYPES = ("text/plain", "application/json", LINES)
 
 log = logging.getLogger("millrace.publish")
 
+_TOO_LARGE = "An event must have at most %d bytes (--max-event)."
 _JSON_SPACE = b" \t\r"
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
 
@@ -79,10 +76,7 @@ class PublishResource(Resource):
         self.begun = False
         """The body, by its first bytes."""
         self.body: _Lines | _OneEvent | None = None
-        connection: Any = self.request.connection  # Tornado's abstract HTTPConnection has no stream
-        # Also for what is refused: for a length that Tornado does not allow it would write a 400 of its own.
-        connection.set_max_body_size(sys.maxsize)
-        self.connection = connection
+        self.take_any_length()
         if self.channels.get(unquote(self.request.path).removeprefix("/stream/")) is not None:
             self.allow = ALLOW_OF_CHANNEL
 
@@ -121,9 +115,9 @@ class PublishResource(Resource):
 
     def _begin_lines(self, channel: Channel, event: str) -> None:
         if self.open_streams.draining:
-            raise Problem(503, "The server is shutting down.", _LATER)
+            raise shutting_down()
         self.body = _Lines(channel, event, self.max_event, self.fanout)
-        self.held.enter_context(self.open_streams.holding(self, client_of(self.request.remote_ip or "")))
+        self.held.enter_context(self.open_streams.holding(self, self.client))
         self.connection.set_body_timeout(None)
         self.connection.stream.receive_seconds = self.limits.body_seconds or inf
 
@@ -221,7 +215,7 @@ class PublishResource(Resource):
         """End a body of many events; what has come of it is published."""
         self.draining = True
         if isinstance(self.body, _Lines) and not self.taking:
-            self._refuse(self.body.cut("The server is shutting down."))
+            self._refuse(self.body.cut(shutting_down()))
 
     def end(self, outcome: Outcome) -> None:
         """End it without a word."""
@@ -331,9 +325,10 @@ class _Lines:
         self.published += 1
         self._bytes += len(line) + ENTRY_BYTES
 
-    def cut(self, why: str) -> Problem:
-        """What is said where nothing more is taken, by no fault of a line."""
-        return Problem(503, f"{why} {self._standing('so far')}", _LATER, self._members())
+    def cut(self, why: Problem) -> Problem:
+        """`why` nothing more is taken, by no fault of a line, and what has been."""
+        detail = f"{why.detail} {self._standing('so far')}"
+        return Problem(why.status_code, detail, why.headers, self._members())
 
     def _refused(self, status: int, why: str) -> Problem:
         standing = self._standing("before it")
@@ -350,9 +345,6 @@ class _Lines:
 
     def _members(self) -> Mapping[str, object]:
         return {"line": self._line, "published": self.published, "id": self.last}
-
-
-_TOO_LARGE = "An event must have at most %d bytes (--max-event)."
 
 
 def _too_large(most_bytes: int) -> Problem:

@@ -84,8 +84,7 @@ class Pump:
         self._given_bytes = 0
         self.first_byte_seconds: float | None = None
         self._response = response
-        # Any: Tornado types it as the abstract HTTPConnection, which has no stream.
-        self._connection: Any = response.request.connection
+        self._connection = response.connection
         self._limits = limits
         self._open_streams = open_streams
         self._rate = rate

@@ -5,6 +5,7 @@ import html
 import logging
 import random
 import re
+import sys
 from collections.abc import Awaitable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from handlers.accept import preferred
 from handlers.cors import Cors
+from handlers.limits import client_of
 from handlers.open_streams import Outcome, ended_by_closing
 from media.source import (
     BadParameter,
@@ -81,6 +83,11 @@ def problem_of(error: SourceError) -> Problem:
     return Problem(500, FAILED)  # one that has no place here, such as SourceEnded in the middle
 
 
+def shutting_down() -> Problem:
+    """What a server that drains says to a body that comes without end, or begins to."""
+    return Problem(503, "The server is shutting down.", {"Retry-After": "1"})
+
+
 class Resource(RequestHandler):
     """A handler of GET, HEAD and OPTIONS. A subclass has `answer`, with the route's named groups.
 
@@ -99,6 +106,23 @@ class Resource(RequestHandler):
     unframed = False
     """A body has neither chunks nor a length, and ends with its connection, in HTTP/1.1 too: that of the
     response, or of a source's request."""
+
+    @property
+    def connection(self) -> Any:
+        """That of the request. Any: Tornado types it as the abstract HTTPConnection, which has no stream."""
+        return self.request.connection
+
+    @property
+    def client(self) -> str:
+        """Whom the request counts for (`client_of`)."""
+        return client_of(self.request.remote_ip or "")
+
+    def take_any_length(self) -> None:
+        """Leave the bound of a body to the handler, which takes it as it comes.
+
+        Also for what is refused: for a length that Tornado does not allow it would write a 400 of its own.
+        """
+        self.connection.set_max_body_size(sys.maxsize)
 
     def clear(self) -> None:
         self.set_headers: dict[str, str] = {}
@@ -177,9 +201,9 @@ class Resource(RequestHandler):
         """Finish, counting a body that was not streamed; not complete if the connection is closed by then."""
         if isinstance(chunk, bytes) and self.request.method != "HEAD":
             self.body_bytes = len(chunk)
-        connection: Any = self.request.connection  # Tornado's abstract HTTPConnection has no stream
-        if self.outcome is Outcome.COMPLETE and connection.stream.closed() and not self.unframed:
-            self.outcome = ended_by_closing(connection.stream)
+        stream = self.connection.stream
+        if self.outcome is Outcome.COMPLETE and stream.closed() and not self.unframed:
+            self.outcome = ended_by_closing(stream)
         return super().finish(chunk)
 
     def begin_unframed(self, chunk: bytes | memoryview) -> "asyncio.Future[None]":
@@ -192,8 +216,7 @@ class Resource(RequestHandler):
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Date: {date}", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in self.set_headers.items()]
         head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1", "replace")
-        connection: Any = self.request.connection
-        written: asyncio.Future[None] = connection.stream.write(head + chunk)
+        written: asyncio.Future[None] = self.connection.stream.write(head + chunk)
         return written
 
     def compute_etag(self) -> None:

@@ -23,7 +23,7 @@ import orjson
 from handlers import conditional
 from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
 from handlers.fanout import Fanout
-from handlers.limits import Limits, RateLimit, client_of
+from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams, Outcome
 from handlers.outgoing import reset
 from handlers.pump import Pump
@@ -116,7 +116,7 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
         Problem: a condition or a range does not hold, or too many streams are open.
     """
     delivery = response.delivery
-    client = client_of(response.request.remote_ip or "")
+    client = response.client
     if response.request.method != "HEAD":
         refuse_too_many(delivery, client)
     pump = response.pump = Pump(response, delivery.limits, delivery.open_streams, delivery.rate, client)
@@ -332,8 +332,7 @@ def _end(response: StreamResource, pump: Pump, *, whole: bool) -> None:
     response.ended, response.goes_on = True, False
     response.outcome = pump.outcome or Outcome.COMPLETE
     response.body_bytes, response.first_byte_seconds = pump.sent_bytes, pump.first_byte_seconds
-    connection: Any = response.request.connection  # Tornado's abstract HTTPConnection has no stream
-    stream = connection.stream
+    stream = response.connection.stream
     if not whole and not stream.closed():
         # Without a length and without chunks an end looks like success: there a reset says what happened.
         if response.close_delimited:
