@@ -24,8 +24,9 @@ from handlers.resource import ALLOW, Problem, Resource, problem_of, shutting_dow
 from handlers.serve import Delivery, refuse_too_many
 from handlers.writers import Writers
 from media.decoding import encoding_named
-from media.frames import PARSERS, FormatError
+from media.frames import PARSERS
 from media.live import MountBusy, Mounts, Playing, Session, one_line
+from media.pieces import FormatError
 from media.source import BadParameter, SourceError
 
 READ_BYTES = 64 * 1024

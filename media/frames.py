@@ -1,9 +1,4 @@
-"""Live audio in pieces that are never cut: what arrives in any chunks, as frames, pages and clusters.
-
-A listener may begin at any piece that says so. Pure: bytes in, pieces out.
-Nothing is decoded, and nothing is changed: the pieces are the bytes as they came, without what is no audio.
-
-MP3 and AAC in ADTS are here; other formats have files of their own, which import from this one.
+"""Streams of frames, MP3 and AAC in ADTS, in pieces; and which parser a media type has.
 
 A stream of frames has no beginning: each frame starts with a header that says how long it is.
 What looks like a header is common in anything else, so the first frame counts only when another header of its
@@ -25,49 +20,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Protocol
 
-PENDING_BYTES = 1024 * 1024
-"""The most that a parser keeps of what came: a WebM cluster of some seconds, Ogg headers with a cover."""
+from media.ogg import OggParser
+from media.pieces import FormatError, Parser, Piece
+from media.webm import WebmParser
 
 GARBAGE_BYTES = 64 * 1024
 """Of MP3 and ADTS: the most between two frames that is neither a frame nor a tag."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of live audio that is never cut: a frame, a page, a cluster.
-
-    Args:
-        data: the bytes as they came.
-        seconds: how long they play.
-        head: what a listener who begins here has to get in front of it (decoder headers); b"": nothing;
-            None: nobody can begin here.
-        title: what the stream itself says is playing from here on (Ogg comments); None: it does not say.
-    """
-
-    data: bytes
-    seconds: float
-    head: bytes | None = b""
-    title: str | None = None
-
-
-class FormatError(Exception):
-    """What came is not of the format that was announced.
-
-    The text is for the client: what was wrong and what would be right.
-    """
-
-
-class Parser(Protocol):
-    """Bytes of one stream as they come, in pieces. One for each source; of no use after a FormatError."""
-
-    def feed(self, data: bytes) -> list[Piece]:
-        """The pieces that `data` makes whole, in order; they do not depend on where the chunks end.
-
-        Raises:
-            FormatError: this is another format, or more than PENDING_BYTES would have to be kept.
-        """
 
 
 def parser(media_type: str) -> Parser:
@@ -323,25 +282,12 @@ _MPEG = _Format("MP3 of a stated bitrate (audio/mpeg)", re.compile(b"\xff[\xe0-\
 _ADTS = _Format("AAC in ADTS (audio/aac)", re.compile(b"\xff[\xf0\xf1\xf8\xf9]" + _STARTS), 7, _adts)
 
 
-def _ogg() -> Parser:
-    from media.ogg import OggParser
-
-    return OggParser()
-
-
-def _webm() -> Parser:
-    from media.webm import WebmParser
-
-    return WebmParser()
-
-
 PARSERS: dict[str, Callable[[], Parser]] = {
-    # A file that imports from this one is imported by a function, when it is asked for.
     "audio/mpeg": partial(_FrameParser, _MPEG),
     "audio/aac": partial(_FrameParser, _ADTS),
     "audio/aacp": partial(_FrameParser, _ADTS),
-    "audio/ogg": _ogg,
-    "application/ogg": _ogg,
-    "audio/webm": _webm,
+    "audio/ogg": OggParser,
+    "application/ogg": OggParser,
+    "audio/webm": WebmParser,
 }
 """Media type → a new parser."""

@@ -1,8 +1,8 @@
 """Live audio: mounts, what comes from their sources, and what they say is playing.
 
 Theory of operation. A *source* is somebody who sends sound: a program that broadcasts, or a station. It
-claims a mount, and what it sends is cut into pieces that are never divided: frames, pages, clusters
-(`media/frames.py`), and gathered to the stretches of a feed (`media/stretches.py`).
+claims a mount, and what it sends is cut into pieces that are never divided: frames, pages, blocks
+(`media/pieces.py`), and gathered to the stretches of a feed (`media/stretches.py`).
 
 A *feed* is what one decoder can play on: a source that comes back with the same type goes on in the same
 feed, and another type, or a WebM's second header, is a new feed; the old one ends, and with it its listeners.
@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from media.channel import Channel, History, Ids
-from media.frames import Piece, parser
+from media.frames import parser
+from media.pieces import Piece
 from media.records import to_json
 from media.source import Body, Facts, Following, SourceBusy, SourceNotFound
 from media.stretches import STRETCH_BYTES, STRETCH_SECONDS, AudioFeed

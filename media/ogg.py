@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from media.frames import PENDING_BYTES, FormatError, Piece
+from media.pieces import PENDING_BYTES, FormatError, Piece
 
 LOST_BYTES = 64 * 1024
 """The most that may come without a page: the longest page has 65,307 bytes, so one may be damaged."""

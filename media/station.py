@@ -21,8 +21,9 @@ from pathlib import Path
 from media.catalogue import Catalogue, Track
 from media.database import CatalogueError
 from media.files import opened, read, resolve
-from media.frames import FormatError, Piece, parser
+from media.frames import parser
 from media.live import Mount, MountBusy, Mounts, Playing, Preempted, Session
+from media.pieces import FormatError, Piece
 from media.source import SourceError, SourceNotFound
 from media.stretches import STRETCH_SECONDS
 

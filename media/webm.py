@@ -11,7 +11,7 @@ whatever else lies outside of Clusters. A Segment's size is made unknown for the
 
 from collections.abc import Iterator
 
-from media.frames import PENDING_BYTES, FormatError, Piece
+from media.pieces import PENDING_BYTES, FormatError, Piece
 
 LONGEST_SECONDS = 60
 """A block whose time is further from the one before, or behind it, is a jump in time: it plays 0 s."""

@@ -7,9 +7,9 @@ import pytest
 
 from handlers.cors import Cors
 from handlers.limits import Limits
-from media.frames import Piece
 from media.icy import IcyBlocks
 from media.live import Playing
+from media.pieces import Piece
 from tests.conftest import AccessLog
 from tests.serving import Client, Response, Server, eventually, request, serving
 

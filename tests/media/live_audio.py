@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from media.frames import FormatError, Parser, Piece
+from media.pieces import FormatError, Parser, Piece
 from media.source import RUN_BYTES, Cursor
 from media.stretches import AudioFeed
 from tests.end_to_end.process import program

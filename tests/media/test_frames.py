@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from media.frames import GARBAGE_BYTES, PARSERS, FormatError, Piece, parser
+from media.frames import GARBAGE_BYTES, PARSERS, parser
+from media.pieces import FormatError, Piece
 from tests.end_to_end.process import program, run
 from tests.media.audio_files import FRAME
 

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 import pytest
 
 from media.channel import Ids
-from media.frames import FormatError, Piece
 from media.live import (
     AHEAD_SECONDS,
     MOST_BYTES_PER_SECOND,
@@ -21,6 +20,7 @@ from media.live import (
     Session,
     one_line,
 )
+from media.pieces import FormatError, Piece
 from media.source import Body, SourceBusy, SourceNotFound
 from media.stretches import STRETCH_BYTES, STRETCH_SECONDS, AudioFeed
 from tests.media.live_audio import decoded, encoded, received

@@ -25,9 +25,9 @@ from media.channel import Ids
 from media.cover import cover
 from media.decoding import EncodingCache
 from media.files import REGION_BYTES, file, loaded
-from media.frames import Piece
 from media.generated import Stream, StreamRequest, generated, generated_bytes
 from media.live import Mount
+from media.pieces import Piece
 from media.records import FORMATS, Item, Record
 from media.rows import Query, rows
 from media.source import (

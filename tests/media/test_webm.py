@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media.frames import PENDING_BYTES, FormatError, Piece
+from media.pieces import PENDING_BYTES, FormatError, Piece
 from media.webm import WebmParser
 from tests.media.live_audio import cut, decoded, encoded, fed, heard, joined, places, probed, seconds
 

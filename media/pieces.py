@@ -1,0 +1,48 @@
+"""Live audio in pieces that are never cut: what a parser makes of the chunks that arrive.
+
+A listener may begin at any piece that says so. Parsers are pure: bytes in, pieces out.
+Nothing is decoded, and nothing is changed: the pieces are the bytes as they came, without what is no audio.
+The parsers: `frames`, `ogg`, `webm`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+PENDING_BYTES = 1024 * 1024
+"""The most that a parser keeps of what came: a WebM cluster of some seconds, Ogg headers with a cover."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of live audio that is never cut: a frame, a page, a block.
+
+    Args:
+        data: the bytes as they came.
+        seconds: how long they play.
+        head: what a listener who begins here has to get in front of it (decoder headers); b"": nothing;
+            None: nobody can begin here.
+        title: what the stream itself says is playing from here on (Ogg comments); None: it does not say.
+    """
+
+    data: bytes
+    seconds: float
+    head: bytes | None = b""
+    title: str | None = None
+
+
+class FormatError(Exception):
+    """What came is not of the format that was announced.
+
+    The text is for the client: what was wrong and what would be right.
+    """
+
+
+class Parser(Protocol):
+    """Bytes of one stream as they come, in pieces. One for each source; of no use after a FormatError."""
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """The pieces that `data` makes whole, in order; they do not depend on where the chunks end.
+
+        Raises:
+            FormatError: this is another format, or more than PENDING_BYTES would have to be kept.
+        """
