@@ -18,7 +18,7 @@ from typing import Literal
 
 from media.channel import Channel, History, Ids
 from media.frames import parser
-from media.pieces import Piece
+from media.pieces import TITLE_CHARACTERS, Piece
 from media.records import to_json
 from media.source import Body, Facts, Following, SourceBusy, SourceNotFound
 from media.stretches import STRETCH_BYTES, STRETCH_SECONDS, AudioFeed
@@ -29,8 +29,6 @@ AHEAD_SECONDS = 10.0
 
 MOST_BYTES_PER_SECOND = 1_500_000
 """No sound has more (FLAC of 192 kHz and 24 bits: half of it): what says so is taken no faster than this."""
-
-TITLE_CHARACTERS = 500
 
 MOST_MOUNTS = 100
 

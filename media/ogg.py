@@ -17,16 +17,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from media.pieces import PENDING_BYTES, FormatError, Piece
+from media.pieces import PENDING_BYTES, TITLE_CHARACTERS, FormatError, Piece
 
 LOST_BYTES = 64 * 1024
 """The most that may come without a page: the longest page has 65,307 bytes, so one may be damaged."""
 
 DAMAGED_PAGES = 16
 """The most pages with a wrong CRC one after the other: bytes that look like pages cost 0.04 ms each."""
-
-TITLE_CHARACTERS = 500
-"""The longest title that is passed on; what is longer is cut."""
 
 LONGEST_SECONDS = 60
 """A page that ends further than this behind the one before, or ahead of it, is a jump in time: it plays 0 s.

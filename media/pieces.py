@@ -11,6 +11,9 @@ from typing import Protocol
 PENDING_BYTES = 1024 * 1024
 """The most that a parser keeps of what came: a WebM cluster of some seconds, Ogg headers with a cover."""
 
+TITLE_CHARACTERS = 500
+"""The longest title that is passed on; what is longer is cut."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:

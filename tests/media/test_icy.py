@@ -8,7 +8,8 @@ import pytest
 
 from media.channel import Ids
 from media.icy import IcyBlocks
-from media.live import TITLE_CHARACTERS, Mount, Playing
+from media.live import Mount, Playing
+from media.pieces import TITLE_CHARACTERS
 
 
 class Radio:

@@ -11,7 +11,6 @@ from media.live import (
     AHEAD_SECONDS,
     MOST_BYTES_PER_SECOND,
     MOST_MOUNTS,
-    TITLE_CHARACTERS,
     Mount,
     MountBusy,
     Mounts,
@@ -20,7 +19,7 @@ from media.live import (
     Session,
     one_line,
 )
-from media.pieces import FormatError, Piece
+from media.pieces import TITLE_CHARACTERS, FormatError, Piece
 from media.source import Body, SourceBusy, SourceNotFound
 from media.stretches import STRETCH_BYTES, STRETCH_SECONDS, AudioFeed
 from tests.media.live_audio import decoded, encoded, received

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media.ogg import DAMAGED_PAGES, LOST_BYTES, TITLE_CHARACTERS, OggParser
-from media.pieces import PENDING_BYTES, FormatError, Piece
+from media.ogg import DAMAGED_PAGES, LOST_BYTES, OggParser
+from media.pieces import PENDING_BYTES, TITLE_CHARACTERS, FormatError, Piece
 from tests.media.live_audio import cut, decoded, encoded, fed, heard, joined, places, probed, seconds
 
 CODECS = {"vorbis": "libvorbis", "opus": "libopus", "flac": "flac"}
