@@ -100,19 +100,8 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
         progress: draw a progress bar on stderr.
 
     Raises:
-        SettingsError: the database cannot be used.
+        SettingsError: the database cannot be used, or a channel has the name of a stream.
     """
-    nginx = NginxFiles(settings.accel_redirect, settings.media) if settings.accel_redirect else None
-    limits = Limits(
-        heartbeat_seconds=settings.heartbeat,
-        stall_seconds=settings.stall,
-        min_rate=settings.min_rate,
-        header_seconds=settings.header_timeout,
-        body_seconds=settings.body_timeout,
-        idle_seconds=settings.idle_timeout,
-        most_streams=settings.max_streams,
-        most_streams_per_client=settings.max_streams_per_client,
-    )
     async with AsyncExitStack() as stack:
         try:
             url = settings.database or await asyncio.to_thread(default_database, settings.media)
@@ -122,20 +111,7 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             raise SettingsError(f"--database cannot be used: {error}") from error
         scanner = Scanner(settings.media, catalogue, progress=progress)
         stack.push_async_callback(scanner.stop)
-        rate = RateLimit(settings.rate_limit)
-        delivery = Delivery(
-            limits,
-            OpenStreams(),
-            rate,
-            fanout=Fanout(settings.tick / 1000),
-            compression=settings.compression,
-            nginx=nginx,
-        )
-        names = settings.channels.split(",") if settings.channels else []
-        if taken := [name for name in names if name in STREAMS]:
-            raise SettingsError(f'--channels must be names that no stream has, not "{taken[0]}"')
-        declared = {name: channel(title="A channel") for name in names}
-        streams, channels = tables({**STREAMS, **declared})
+        streams, channels = tables({**STREAMS, **_declared(settings)})
         mounts = Mounts(
             channels.ids, burst_seconds=settings.burst_seconds, grace_seconds=settings.source_grace
         )
@@ -147,7 +123,7 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             settings.media,
             catalogue,
             scanner,
-            delivery,
+            _delivery(settings),
             streams,
             channels,
             writers=_writers(settings),
@@ -175,6 +151,35 @@ async def _on_air(station: Station) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait({task})
+
+
+def _delivery(settings: Settings) -> Delivery:
+    limits = Limits(
+        heartbeat_seconds=settings.heartbeat,
+        stall_seconds=settings.stall,
+        min_rate=settings.min_rate,
+        header_seconds=settings.header_timeout,
+        body_seconds=settings.body_timeout,
+        idle_seconds=settings.idle_timeout,
+        most_streams=settings.max_streams,
+        most_streams_per_client=settings.max_streams_per_client,
+    )
+    return Delivery(
+        limits,
+        OpenStreams(),
+        RateLimit(settings.rate_limit),
+        fanout=Fanout(settings.tick / 1000),
+        compression=settings.compression,
+        nginx=NginxFiles(settings.accel_redirect, settings.media) if settings.accel_redirect else None,
+    )
+
+
+def _declared(settings: Settings) -> dict[str, ChannelRow]:
+    """The channels of `--channels`."""
+    names = settings.channels.split(",") if settings.channels else []
+    if taken := [name for name in names if name in STREAMS]:
+        raise SettingsError(f'--channels must be names that no stream has, not "{taken[0]}"')
+    return {name: channel(title="A channel") for name in names}
 
 
 def _writers(settings: Settings) -> Writers:
