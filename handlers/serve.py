@@ -108,6 +108,8 @@ class StreamResource(Resource):
 async def serve(response: StreamResource, source: Source, *, attachment: str = "") -> None:
     """Answer with what `source` yields. Returns when the response has ended, whichever way.
 
+    Of a body that many follow it returns at once: then the response `goes_on`, until `_follow` has ended it.
+
     Args:
         attachment: the file name to save it under (RFC 6266); empty: to be shown.
 
@@ -115,8 +117,7 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
         SourceError: the source failed before the first byte, and nothing was sent.
         Problem: a condition or a range does not hold, or too many streams are open.
     """
-    delivery = response.delivery
-    client = response.client
+    delivery, client = response.delivery, response.client
     if response.request.method != "HEAD":
         refuse_too_many(delivery, client)
     pump = response.pump = Pump(response, delivery.limits, delivery.open_streams, delivery.rate, client)
@@ -218,10 +219,8 @@ def _respond(response: StreamResource, body: Body, attachment: str) -> condition
         response.set_header("Content-Encoding", facts.coding)
     if attachment and plan.status != 304:
         response.set_header("Content-Disposition", _disposition(attachment))
-    # What is answered again is no stream: it would not be slowed down. And it has the same headers with each
-    # status, while Content-Disposition belongs on some.
-    slowed = response.delivery.rate.bytes_per_second
-    if body.path and response.request.method == "GET" and not slowed and not attachment:
+    # What is answered again has the same headers with each status; Content-Disposition belongs on some.
+    if body.path and response.request.method == "GET" and not attachment:
         _remember(response, body, plan)
     if response.request.method == "HEAD" or plan.status == 304:
         # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).
@@ -242,6 +241,8 @@ def _facts(response: StreamResource, facts: Facts, sliceable: bool) -> Facts:
 
 def _remember(response: StreamResource, body: Body, plan: conditional.Plan) -> None:
     """Leave the answer for who asks again, if without conditions it would be of the same bytes."""
+    if response.delivery.rate.bytes_per_second:
+        return  # it would be no stream, and not be slowed down
     if _facts(response, body.facts, sliceable=False) is not body.facts:
         return  # coded, or as they are for the sake of a Range or an If-Match
     of_this_answer = {"X-Request-Id", *plan.headers}
