@@ -1,7 +1,7 @@
 """Stretches of sound: what a feed keeps of live audio, and where a listener begins.
 
-About half a second of pieces is a *stretch*, and stretches are what listeners are sent: one send for
-a thousand listeners each quarter second costs 4 % of a core, one a frame costs 10 %.
+About half a second of pieces is a *stretch*, and stretches are what listeners are sent: one send for a
+thousand listeners each half second costs 2 % of a core, one each quarter 4 %, one a frame 10 %.
 
 A listener begins so many seconds back that its player need not wait (the burst), at a stretch where a decoder
 can begin, with the headers in front that it needs.
