@@ -243,7 +243,7 @@ class Mount:
     def feed_for(self, media_type: str) -> AudioFeed:
         """What a source of this type goes on with: the feed that there is, if a decoder can play on."""
         feed = self._feed
-        if feed is None or feed.media_type != media_type or media_type.endswith("/webm"):
+        if feed is None or feed.media_type != media_type or (feed.begun and media_type.endswith("/webm")):
             if feed is not None:
                 feed.end()
             feed = self._feed = AudioFeed(media_type, self._burst_seconds)

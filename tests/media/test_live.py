@@ -225,6 +225,20 @@ async def test_a_webm_stream_is_never_continued() -> None:
 
 
 @pytest.mark.gen_test
+async def test_who_waits_for_a_source_to_begin_hears_it() -> None:
+    """ffmpeg's WebM is silent for its first five seconds: who listens by then gets all of it."""
+    live = mounts(grace_seconds=60)
+    async with AsyncExitStack() as stack:
+        live.claim("a", "live", WEBM).close()  # without a byte
+        session = live.claim("a", "live", WEBM)
+        feed = await listened(stack, live.get("a"))
+        session.play([frame(0, 1, None)])
+        assert not feed.ended
+        assert heard(feed, (0,)) == b"<0>"
+    live.get("a").end()
+
+
+@pytest.mark.gen_test
 async def test_listeners_are_held_and_then_ended() -> None:
     """For the grace time; the mount is forgotten then, and another of its name is a new one."""
     live = mounts()
