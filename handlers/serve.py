@@ -265,7 +265,7 @@ def _leave_to_nginx(response: StreamResource, body: Body, attachment: str, uri: 
 def _frame(response: StreamResource, body: Body, headers: Mapping[str, str]) -> None:
     """See how the end of the body will be known."""
     if response.request.version == "HTTP/1.0" and "Content-Length" not in headers:
-        response.close_delimited, response.unframed = True, False
+        response.close_delimited = True
         # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
         response.request.headers.pop("Connection", None)
     response.close_delimited |= response.unframed

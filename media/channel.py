@@ -133,6 +133,7 @@ class Channel:
 
     Args:
         clock: seconds that only rise.
+        lag_bytes: how much of it is kept for those who are connected; None: LAG_BYTES.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Channel:
         ids: Ids | None = None,
         history: History = History(),
         clock: Callable[[], float] = time.monotonic,
+        lag_bytes: int | None = None,
     ) -> None:
         self.name = name
         self.ids = ids or Ids()
@@ -150,6 +152,7 @@ class Channel:
         self.newest = 0
         """The number of the last one; 0: there was none."""
         self._clock = clock
+        self._lag_bytes = lag_bytes
         self._entries: list[Published] = []
         self._gone = 0  # entries that were cut off in front of the list
         self._remembered = _Window()
@@ -237,7 +240,8 @@ class Channel:
             if within and entry.at >= oldest_at:
                 break
             remembered.forget(entry)
-        while lagging.size > LAG_BYTES and lagging.first < stop - 1:  # the newest one stays
+        lag_bytes = LAG_BYTES if self._lag_bytes is None else self._lag_bytes
+        while lagging.size > lag_bytes and lagging.first < stop - 1:  # the newest one stays
             lagging.forget(self._entries[lagging.first - self._gone])
         self._cut()
 

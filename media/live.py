@@ -32,6 +32,10 @@ MOST_BYTES_PER_SECOND = 1_500_000
 
 MOST_MOUNTS = 100
 
+NEWS_BYTES = 256 * 1024
+"""How much news of a mount followers may be behind by, some 400 titles: only the newest is of use to one who
+comes back. It is kept as long as the mount is, also where nobody follows."""
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """What a mount may be called. What ends in `.json` is not one."""
 
@@ -137,7 +141,7 @@ class Mount:
         self.session: Session | None = None
         self.playing = Playing()
         self.since = datetime.now(UTC)
-        self.news = Channel(name, ids, History(events=1, seconds=0))
+        self.news = Channel(name, ids, History(events=1, seconds=0), lag_bytes=NEWS_BYTES)
         """What is playing, as one event at each change."""
         self.news_feed = Events((self.news,), "sse")
         self.vacant = asyncio.Event()
@@ -225,7 +229,9 @@ class Mount:
 
     def _say(self, playing: Playing) -> None:
         self.playing, self.since = playing, datetime.now(UTC)
-        self.news.publish(to_json(self.now_playing()), json=True, event="now-playing")
+        # A copy: what orjson 3.13 gives holds 4 KB whatever its length, and the channel would keep that.
+        news = bytes(memoryview(to_json(self.now_playing())))
+        self.news.publish(news, json=True, event="now-playing")
 
     def now_playing(self) -> dict[str, object]:
         """What there is to be said, as JSON."""
@@ -242,7 +248,7 @@ class Mount:
     def feed_for(self, media_type: str) -> AudioFeed:
         """What a source of this type goes on with: the feed that there is, if a decoder can play on."""
         feed = self._feed
-        if feed is None or feed.media_type != media_type or media_type.endswith("/webm"):
+        if feed is None or feed.media_type != media_type or (feed.begun and media_type.endswith("/webm")):
             if feed is not None:
                 feed.end()
             feed = self._feed = AudioFeed(media_type, self._burst_seconds)

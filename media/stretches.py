@@ -54,6 +54,11 @@ class AudioFeed:
     def newest(self) -> Cursor:
         return (self._number,)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there has been sound. Until then it is only waited for."""
+        return self._number > 0
+
     def publish(self, data: bytes, seconds: float, head: bytes | None) -> None:
         """A stretch; `head` as a Piece has it."""
         self._number += 1

@@ -144,6 +144,7 @@ def test_a_token(authorization: str, status: int) -> None:
         ("Basic", 401),
         ("Basic !", 401),
         ("Basic /w==", 401),
+        ("Basic \xe4\xe4\xe4\xe4", 401),
         ("Bearer hack", 401),
     ],
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,6 +12,7 @@ from media.live import (
     AHEAD_SECONDS,
     MOST_BYTES_PER_SECOND,
     MOST_MOUNTS,
+    NEWS_BYTES,
     Mount,
     MountBusy,
     Mounts,
@@ -221,6 +223,38 @@ async def test_a_webm_stream_is_never_continued() -> None:
         live.claim("a", "live", WEBM).play([frame(1, 1, None)])
         assert feed.ended
     live.get("a").end()
+
+
+@pytest.mark.gen_test
+async def test_who_waits_for_a_source_to_begin_hears_it() -> None:
+    """ffmpeg's WebM is silent for its first five seconds: who listens by then gets all of it."""
+    live = mounts(grace_seconds=60)
+    async with AsyncExitStack() as stack:
+        live.claim("a", "live", WEBM).close()  # without a byte
+        session = live.claim("a", "live", WEBM)
+        feed = await listened(stack, live.get("a"))
+        session.play([frame(0, 1, None)])
+        assert not feed.ended
+        assert received(feed, (0,)) == b"<0>"
+    live.get("a").end()
+
+
+@pytest.mark.gen_test
+async def test_what_is_kept_of_a_mounts_news_is_bounded() -> None:
+    """A station says a title every few minutes, for months; 10,000 of them were 40 MB."""
+    live = mounts()
+    session = live.claim("a", "live", MP3)
+    mount = live.get("a")
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            mount.play(Playing(f"title {number}"))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 3 * NEWS_BYTES
+    session.close()
+    mount.end()
 
 
 @pytest.mark.gen_test
