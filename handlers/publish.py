@@ -290,8 +290,7 @@ class _Lines:
         self._rest += head
         if not end:
             if len(self._rest) > self._most_bytes:
-                self._line += 1
-                raise self._refused(413, _TOO_LARGE % self._most_bytes)
+                self._bound()
             return
         lines = [bytes(self._rest), *tail.split(b"\n")]
         self._rest = bytearray(lines.pop())
@@ -303,6 +302,21 @@ class _Lines:
             if self._bytes >= OFFERED_BYTES:
                 self._bytes = 0
                 await self._fanout.offered()
+
+    def _bound(self) -> None:
+        """See that a line without an end may still be an event. Space round it does not count, as in a whole:
+        the CR and the LF behind one may come in two chunks.
+
+        Raises:
+            Problem: it is too large.
+        """
+        self._rest = self._rest.lstrip(_JSON_SPACE)
+        if len(self._rest.rstrip(_JSON_SPACE)) > self._most_bytes:
+            self._line += 1
+            raise self._refused(413, _TOO_LARGE % self._most_bytes)
+        del self._rest[
+            self._most_bytes + 1 :
+        ]  # space: with one byte of it, whatever else follows is too much
 
     def end(self) -> None:
         """Publish the last line, if it has no end of its own.

@@ -93,9 +93,17 @@ class Writers:
             and self.loopback
             and _LOOPBACK_HOST.fullmatch(host) is not None
             and own
-            and (same or urlsplit(origin or "").netloc == host)
+            and (same or _authority(origin or "") == host)
             and not any(name in request.headers for name in _FORWARDING)
         )
+
+
+def _authority(origin: str) -> str:
+    """Host and port of an origin; empty: it is none, such as `null`, or half an IPv6 address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _credentials(request: HTTPServerRequest) -> str:

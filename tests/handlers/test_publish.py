@@ -275,6 +275,20 @@ async def test_a_line_is_published_when_it_is_whole(tmp_path: Path, caplog: pyte
         assert not server.open_streams
 
 
+@pytest.mark.gen_test
+async def test_space_round_a_line_does_not_count(tmp_path: Path) -> None:
+    """Wherever a chunk ends, be it between the CR and the LF of the largest line."""
+    largest = b'"' + b"x" * 65_534 + b'"'
+    chunks = [b" " * 65_536, b" ", largest, b" " * 65_536, b"\r", b"\n1\n", largest, b" " * 65_536, b"2\n"]
+    async with (
+        serving(tmp_path, scan=False) as server,
+        server.connect(begun() + b"".join(map(chunk, chunks)) + b"0\r\n\r\n") as client,
+    ):
+        refused = await answered(client)
+        assert (refused.status, json.loads(refused.body)["line"]) == (413, 3)
+        assert [event["data"] for event in await published(server)] == ["x" * 65_534, 1]
+
+
 @pytest.mark.parametrize("media_type", [TEXT, LINES])
 @pytest.mark.gen_test
 async def test_an_event_that_grows_too_large(tmp_path: Path, media_type: str) -> None:

@@ -72,6 +72,7 @@ def source(writers: Writers, asked: HTTPServerRequest) -> int:
         ({"origin": "https://example.org"}, False),
         ({"origin": "http://localhost:9999"}, False),
         ({"origin": "null"}, False),
+        ({"origin": "http://["}, False),
         ({"sec_fetch_site": "none"}, True),
         ({"sec_fetch_site": "same-origin"}, True),
         ({"sec_fetch_site": "cross-site"}, False),
