@@ -78,11 +78,12 @@ class NamedStreamResource(StreamResource):
 
     def _format(self, stream: Stream, args: Mapping[str, str]) -> Format | None:
         """What `?format=` or Accept asks for; None where the stream has a media type of its own."""
-        asked = choice(args, "format", "text", tuple(FORMATS))
+        possible = {form.name: form for form in stream.formats} or FORMATS
+        asked = choice(args, "format", next(iter(possible)), tuple(possible))
         if not stream.formats:
             return None
         if "format" in args:
-            return FORMATS[asked]
+            return possible[asked]
         offers = {form.media_type: form for form in stream.formats}
         return offers[preferred(self.request.headers.get("Accept", ""), list(offers))]
 
