@@ -108,6 +108,7 @@ async def test_paths_that_are_none(tmp_path: Path, method: str) -> None:
         ("/stream?format=xml", "format must be text or sse or ndjson or json or csv"),
         ("/stream/hello?name=", "name must not be empty"),
         ("/stream/hello?format=xml", "format must be text or sse or ndjson or json or csv"),
+        ("/stream/events?format=csv", 'format must be sse or ndjson or text or json, not "csv"'),
         ("/large.csv?rows=-1", "rows must be a whole number from 0 to 100000000"),
         ("/my-large-page.html?rows=1e3", "rows must be a whole number from 0 to 100000000"),
         ("/text?file_name=%FF", "the query must be percent-encoded UTF-8"),
