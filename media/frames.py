@@ -7,16 +7,17 @@ expected counts by itself, and its frame is out with its last byte. Anything els
 as at the beginning: a tag is passed over, a frame of another kind (the source changed its track) waits for
 the header behind it, and in garbage the next frame is searched.
 
-A listener may begin at any frame, also at an MP3 frame whose data begin in frames before it (the bit
-reservoir), as those of 230 frames in 232 do. FFmpeg 5.1, mpv 0.35 and Chromium 156 play them without a
-complaint: two to four frames (0.1 s) of silence that fades in, at most 12 % above the music's own peak, then
-the very same samples.
+A listener may begin at any frame. Most MP3 frames draw on the data of up to 511 bytes in frames before them
+(the bit reservoir): 230 in 232 of a track of 128 kbit/s. So the head of such a frame is those before it, with
+nothing in them but these data: they play as silence, and the frame itself as it was meant. Without them
+FFmpeg plays up to four frames of silence, and now and then complains.
 
 Measured: 1.4 to 2.5 µs a frame in chunks of 1400 bytes and more, 0.01 % of a core for 320 kbit/s.
 """
 
 import re
 import struct
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -88,6 +89,7 @@ class _FrameParser:
         self._before = b""  # the frame that ends here, if one does
         self._skip = 0  # bytes of a tag that are still to come
         self._garbage = 0  # bytes since the last frame, without tags
+        self._reservoir = _Reservoir()
         self._wrong: FormatError | None = None
 
     def feed(self, data: bytes) -> list[Piece]:
@@ -143,11 +145,16 @@ class _FrameParser:
             if behind is None or behind.kind != header.kind:
                 return self._pass_over(buffer, at, at + 1)
             self._kind = header.kind
+            self._reservoir = _Reservoir()
         if len(buffer) < stop:
             return at, None
         self._garbage = 0
         self._before = frame = buffer[at:stop]
-        return stop, None if header.note and _is_note(frame, header.note) else Piece(frame, header.seconds)
+        if header.note and _is_note(frame, header.note):
+            return stop, None
+        return stop, Piece(
+            frame, header.seconds, self._reservoir.head(frame, header.note) if header.note else b""
+        )
 
     def _tag(self, buffer: bytes, at: int) -> tuple[int, Piece | None]:
         """A tag's length stands in its header; what looks like a tag and is none is garbage.
@@ -255,6 +262,55 @@ def _mpeg(header: bytes) -> _Header | None:
     mono = d >> 6 == 3
     note = 4 + ((17 if mono else 32) if version == 3 else (9 if mono else 17)) if layer == 1 else 0
     return _Header(b << 2 & 0x78 | rate, length, samples / hertz, note)
+
+
+class _Reservoir:
+    """The frames of layer III that the next one may draw on (ISO 11172-3 §2.4.1.7, main_data_begin)."""
+
+    def __init__(self) -> None:
+        self._frames: deque[tuple[bytes, int]] = deque()
+        self._size = 0
+
+    def head(self, frame: bytes, main_data: int) -> bytes:
+        """What a listener who begins at `frame` gets in front of it.
+
+        Args:
+            main_data: where its data begin, if it has no CRC: behind the side information.
+        """
+        side = 4 if frame[1] & 1 else 6
+        back = frame[side] << 1 | frame[side + 1] >> 7 if frame[1] & _MPEG_1 else frame[side]
+        drawn: list[tuple[bytes, int]] = []
+        for before in reversed(self._frames):
+            if back <= 0:
+                break
+            back -= before[1]
+            drawn.insert(0, before)
+        size = max(0, len(frame) - main_data)
+        self._frames.append((frame, size))
+        self._size += size
+        while self._size - self._frames[0][1] >= _RESERVOIR_BYTES or len(self._frames) > _RESERVOIR_FRAMES:
+            self._size -= self._frames.popleft()[1]
+        return _silent(drawn, main_data)
+
+
+def _silent(frames: list[tuple[bytes, int]], main_data: int) -> bytes:
+    """These frames with nothing to play, whose data are kept for the next: where one's begin, all begin.
+
+    Side information of zeros is silence that takes no data. No CRC: it would have to be another.
+    """
+    silent = []
+    kept = 0
+    for frame, size in frames:
+        begin = bytes((kept >> 1, (kept & 1) << 7)) if frame[1] & _MPEG_1 else bytes((kept, 0))
+        side = begin + bytes(main_data - 6)
+        silent.append((bytes((0xFF, frame[1] | 1)) + frame[2:4] + side + frame[main_data:])[: len(frame)])
+        kept += size
+    return b"".join(silent)
+
+
+_MPEG_1 = 8  # of the second byte: MPEG-2 and 2.5 are other ones
+_RESERVOIR_BYTES = 511
+_RESERVOIR_FRAMES = 32  # of 8 kbit/s 511 bytes are more, and not worth the silence
 
 
 def _is_note(frame: bytes, note: int) -> bool:

@@ -273,7 +273,7 @@ class Mount:
         if feed is None:
             raise SourceNotFound(f"nobody is heard on {self.name}")
         cursor, head = feed.beginning()
-        following = Following(feed, cursor, head, own)
+        following = Following(feed, cursor, own(head) if own and head else head, own)
         feed.listeners += 1
         try:
             yield Body(Facts(feed.media_type, live=True), chunks=following.chunks, following=following)

@@ -4,6 +4,7 @@ import io
 import random
 import struct
 import tracemalloc
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -397,9 +398,26 @@ def test_one_file_behind_another(encoded: Path) -> None:
 @EACH_REAL
 @pytest.mark.slow
 def test_a_listener_may_begin_at_any_frame(encoded: Path, name: str, media_type: str, tmp_path: Path) -> None:
-    """ffmpeg decodes from there on and has nothing to say, also where the first frames' data are missing."""
-    frames = frames_of(media_type, (encoded / name).read_bytes())[:160]
+    """ffmpeg has nothing to say, and from the next frame but one on plays what it plays of the whole.
+
+    AAC has noise that the decoder makes, anew each time.
+    """
+    pieces, _ = fed(media_type, [(encoded / name).read_bytes()])
+    pieces = pieces[:120]
+    whole = samples(tmp_path, b"".join(piece.data for piece in pieces))
     for begin in (0, 1, 2, 3, 5, 8, 13, 21, 30):
-        (tmp_path / "tail").write_bytes(b"".join(frames[begin:]))
-        decoded = run(tmp_path, program("ffmpeg"), "-v", "error", "-i", "tail", "-f", "null", "-")
-        assert (decoded.returncode, decoded.stderr) == (0, b""), begin
+        head = pieces[begin].head
+        assert head is not None
+        heard = samples(tmp_path, head + b"".join(piece.data for piece in pieces[begin:]))
+        same = len(whole) * (len(pieces) - begin - 2) // len(pieces)  # two frames: filters that remember
+        if media_type == MPEG:
+            assert max(abs(a - b) for a, b in zip(heard[-same:], whole[-same:], strict=True)) <= 2, begin
+
+
+def samples(folder: Path, sound: bytes) -> "array[int]":
+    """As ffmpeg decodes it, without a complaint."""
+    (folder / "sound").write_bytes(sound)
+    to = ("-f", "s16le", "-c:a", "pcm_s16le", "decoded")
+    decoded = run(folder, program("ffmpeg"), "-v", "error", "-y", "-i", "sound", *to)
+    assert (decoded.returncode, decoded.stderr) == (0, b"")
+    return array("h", (folder / "decoded").read_bytes())
