@@ -1,12 +1,13 @@
 """/audio/live: live audio to its listeners, and what is playing."""
 
 from handlers.accept import wanted_format
-from handlers.resource import ALLOW
+from handlers.resource import ALLOW, Problem
 from handlers.serve import Delivery, StreamResource, serve
 from media.generated import StreamRequest
 from media.icy import IcyBlocks
 from media.live import Mount, Mounts
 from media.records import FORMATS
+from media.source import SourceNotFound
 from media.subscriptions import EARLIEST, Subscription
 
 ALLOW_OF_MOUNT = f"{ALLOW}, PUT, SOURCE"
@@ -51,7 +52,10 @@ class MountResource(StreamResource):
             self.allow = ALLOW_OF_MOUNT
 
     async def answer(self, name: str, part: str = "") -> None:  # type: ignore[override]
-        mount = self.mounts.get(name)
+        try:
+            mount = self.mounts.get(name)
+        except SourceNotFound:
+            raise Problem(404, "Nothing is on air there: /audio/live lists what is.") from None
         if part:
             await self._tell(mount)
         else:

@@ -21,7 +21,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from handlers.fanout import Fanout
 from handlers.open_streams import Outcome
-from handlers.resource import NOTHING_HERE, Problem, Resource, problem_of, shutting_down
+from handlers.resource import Problem, Resource, problem_of, shutting_down
 from handlers.serve import Delivery
 from handlers.stream import ALLOW_OF_CHANNEL
 from handlers.writers import Writers
@@ -124,7 +124,9 @@ class PublishResource(Resource):
     def _no_channel(self, name: str) -> HTTPError:
         if "," in name and self.channels.stream(name) is not None:
             return Problem(400, "Publish to one channel at a time: its name has no comma.")
-        return HTTPError(405) if name in self.streams else Problem(404, NOTHING_HERE)
+        if name in self.streams:
+            return HTTPError(405)
+        return Problem(404, "There is no channel of this name: /streams lists all, --channels declares more.")
 
     def _media_type(self) -> str:
         """Of the body; one that can be published.

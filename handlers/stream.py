@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 from handlers.accept import wanted_format
-from handlers.resource import ALLOW
+from handlers.resource import ALLOW, Problem
 from handlers.serve import Delivery, StreamResource, serve
 from handlers.writers import Writers
 from media.generated import Stream, StreamRequest
 from media.parameters import choice
 from media.records import FORMATS, Format
-from media.source import Source, SourceNotFound
+from media.source import Source
 from media.subscriptions import Channels
 
 ALLOW_OF_CHANNEL = f"{ALLOW}, POST, DELETE"
@@ -64,7 +64,7 @@ class NamedStreamResource(StreamResource):
         """By itself: what is looked at on the way would live as long as the response."""
         stream = self.streams.get(name) or self.channels.stream(name)
         if stream is None:
-            raise SourceNotFound(f"no stream {name!r}")
+            raise Problem(404, "There is no stream of this name: /streams lists them.")
         args = self.args
         self.vary_by("Accept")
         request = StreamRequest(

@@ -155,7 +155,9 @@ async def test_where_nobody_was_heard(tmp_path: Path) -> None:
     """404, for listeners and for who asks what is playing; and after the last listener was ended."""
     async with serving(tmp_path, scan=False) as server:
         for target in (TARGET, NEWS, f"{NEWS}?format=sse"):
-            assert (await server.get(target)).status == 404
+            refused = await server.get(target)
+            assert refused.status == 404
+            assert b"/audio/live lists what is" in refused.body
         send(server, b"a")
         over(server)
         for target in (TARGET, NEWS):

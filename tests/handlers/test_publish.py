@@ -136,7 +136,7 @@ async def test_breaks_in_the_data_become_lines_of_an_event(tmp_path: Path, data:
         (TEXT, b"x", "?event=%FF", {}, 400, "UTF-8"),
         (TEXT, b"x", "?event=gap", {}, 400, "must not be gap"),
         (TEXT, b"x", ",more", {}, 400, "one channel at a time"),
-        (TEXT, b"x", ",nowhere", {}, 404, "nothing here"),
+        (TEXT, b"x", ",nowhere", {}, 404, "--channels declares more"),
     ],
 )  # fmt: skip
 @pytest.mark.gen_test
