@@ -123,6 +123,9 @@ class Station:
                 played = await self._play(number) or played
         except CatalogueError as error:
             self._tell("catalogue", logging.WARNING, "the catalogue failed: %s", error)
+            return played
+        if not played and self._scanned:
+            self._tell("nothing", logging.WARNING, "there is nothing to play")
         return played
 
     async def _order(self) -> list[int]:

@@ -369,19 +369,23 @@ async def test_before_the_first_scan_nothing_is_missed(root: Path, caplog: pytes
         await asyncio.sleep(0.05)
         assert not caplog.records
         station.look_again()
-        await eventually(lambda: caplog.records)
+        await eventually(lambda: len(caplog.records) == 2)
         task.cancel()
         await asyncio.wait({task})
-    (line,) = caplog.records
-    assert line.message == "the station radio: 'a.mp3' is passed over: it is not in the catalogue"
+    assert [line.message for line in caplog.records] == [
+        "the station radio: 'a.mp3' is passed over: it is not in the catalogue",
+        "the station radio: there is nothing to play",
+    ]
 
 
 @pytest.mark.gen_test
-async def test_a_station_without_tracks_waits(root: Path) -> None:
-    """There is no mount; tracks that a scan finds are heard at once."""
+async def test_a_station_without_tracks_waits(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """There is no mount, and one line in the log; tracks that a scan finds are heard at once."""
     async with radio(root) as on_air:
-        await asyncio.sleep(0.05)
+        await eventually(lambda: caplog.records)
+        await on_air.scan()
         assert not [*on_air.mounts]
+        assert [line.message for line in caplog.records] == ["the station radio: there is nothing to play"]
         track(root / "a.mp3")
         await on_air.scan()
         await on_air.run(3)
@@ -389,9 +393,10 @@ async def test_a_station_without_tracks_waits(root: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_station_that_has_lost_its_tracks_falls_silent(root: Path) -> None:
+async def test_a_station_that_has_lost_its_tracks_falls_silent(root: Path, expect_log: ExpectLog) -> None:
     """Its listeners are held as after any source, and the mount goes; it comes back with a new track."""
     track(root / "a.mp3", 2)
+    expect_log("millrace.station", logging.WARNING, "there is nothing to play")
     async with radio(root, grace_seconds=0.1) as on_air:
         await on_air.run(1)
         (root / "a.mp3").unlink()
