@@ -119,6 +119,10 @@ class BroadcastResource(Resource):
         except BaseException:  # a program error, which is Tornado's to report: what follows is no request
             self.end(Outcome.FAILED)
             raise
+        if self.session is not None and not self.session.heard:
+            # Too short to be refused before; or a proxy has left nothing of it (docs/operations.md).
+            what = f"There is no sound of this type in the {self.body_bytes} bytes of the body."
+            self._refuse(Problem(415, what), Outcome.FAILED)
         # Also if the connection was reset: so ends a source that has not read our 200 (ffmpeg, as of old).
         self._leave(Outcome.COMPLETE)
 

@@ -100,6 +100,11 @@ class Session:
         self._plays_until = max(self._plays_until, now) + seconds
         return max(0.0, self._plays_until - now - AHEAD_SECONDS)
 
+    @property
+    def heard(self) -> bool:
+        """It has sent some sound, or headers of some."""
+        return self._feed is not None or bool(self._pieces)
+
     def close(self) -> None:
         """The source has ended: what it sent is heard to its end. May be called again."""
         if self._mount.session is self:

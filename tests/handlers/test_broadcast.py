@@ -379,6 +379,22 @@ async def test_another_format_than_was_said(tmp_path: Path, access_log: AccessLo
         assert [" 415 " in line or " failed " in line for line in access_log.lines[:1]] == [True]
 
 
+@pytest.mark.parametrize("body", [b"", b"x" * 1000])
+@pytest.mark.gen_test
+async def test_a_body_without_sound(tmp_path: Path, body: bytes) -> None:
+    """415 at its end, where it was too short to be refused before; it may be a proxy that made it empty."""
+    async with (
+        serving(tmp_path, scan=False) as server,
+        server.connect(head("length", len(body)) + body) as source,
+    ):
+        received = await source.until(b"}")
+        assert problem(received) == (
+            415,
+            f"There is no sound of this type in the {len(body)} bytes of the body.",
+        )
+        assert live(server) == []
+
+
 @pytest.mark.gen_test
 async def test_another_format_behind_100_continue(tmp_path: Path) -> None:
     """A source whose body has no frame reads the status, too, and its connection is closed."""
