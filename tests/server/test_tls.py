@@ -16,8 +16,9 @@ from tornado.httpserver import HTTPServer
 from server import tls
 from server.flags import read_settings
 from server.lifecycle import run
-from server.settings import Settings, SettingsError, quoted
+from server.settings import Settings, SettingsError
 from server.signals import Signals
+from server.values import quoted
 from tests.certificates import Pair, make_pair
 from tests.server.test_settings import forbidden
 from tests.serving import eventually
