@@ -167,9 +167,14 @@ class Mount:
         return self.session.kind if self.session else None
 
     @property
+    def off_air(self) -> bool:
+        """Nobody is heard here or will be."""
+        return not (self.session or self._feed or self.has_station)
+
+    @property
     def over(self) -> bool:
-        """Nobody is heard here or will be, and nobody waits for news of it: it may be forgotten."""
-        return not (self.session or self._feed or self.has_station or self.news_feed.subscribers)
+        """The same, and nobody waits for news of it: it may be forgotten."""
+        return self.off_air and not self.news_feed.subscribers
 
     @property
     def media_type(self) -> str:
@@ -204,7 +209,9 @@ class Mount:
         """The source `session` has ended."""
         assert self.session is session
         self._become(None)
-        if not self.has_station:
+        if not session.heard and not self.listeners:
+            self.end()
+        elif not self.has_station:
             loop = asyncio.get_running_loop()
             self._grace = loop.call_later(self._grace_seconds, self.end)
 
@@ -326,7 +333,7 @@ class Mounts:
         """
         mount = self._mounts.get(name)
         if mount is None:
-            if len(tuple(self)) >= MOST_MOUNTS:
+            if sum(not mount.off_air for mount in self) >= MOST_MOUNTS:
                 raise SourceBusy(f"there are {MOST_MOUNTS} mounts")
             mount = Mount(
                 name, self._ids, burst_seconds=self._burst_seconds, grace_seconds=self._grace_seconds
