@@ -198,7 +198,7 @@ def test_what_is_delivered_adds_up(tmp_path: Path, lines: bool) -> None:
 def test_an_event_that_is_lost_or_doubled_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, found: str
 ) -> None:
-    """Also if it is only one, of one subscriber. With one too many in all, another's last is not waited for."""
+    """Also if it is only one, of one subscriber; with one too many, the last of another is not awaited."""
     monkeypatch.setattr(fanout, "LOST_SECONDS", 3 if times == 0 else 20)  # a busy machine is late, too
     with hub_server(tmp_path) as (hub, port):
         hub.odd_event, hub.odd_times = fanout.WARMING_EVENTS + 1, times
