@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from media.decoding import utf8
-from media.source import BadParameter, FellBehind
+from media.source import BadParameter, FellBehind, Watched
 
 LAG_BYTES = 8 * 1024 * 1024
 """How much subscribers that are connected may be behind by, also where the history is shorter. A megabyte was
@@ -128,7 +128,7 @@ class _Window:
         self.forgotten = entry.number
 
 
-class Channel:
+class Channel(Watched):
     """One channel. All calls come from the loop's thread; none waits.
 
     Args:
@@ -144,6 +144,7 @@ class Channel:
         clock: Callable[[], float] = time.monotonic,
         lag_bytes: int | None = None,
     ) -> None:
+        super().__init__()
         self.name = name
         self.ids = ids or Ids()
         self.history = history
@@ -157,7 +158,6 @@ class Channel:
         self._gone = 0  # entries that were cut off in front of the list
         self._remembered = _Window()
         self._lagging = _Window()
-        self._watchers: dict[Callable[[], None], None] = {}
 
     def publish(self, data: bytes, *, json: bool = False, event: str = "") -> str:
         """Publish one event. Gives its id.
@@ -181,8 +181,7 @@ class Channel:
         self._remembered.size += entry.size
         self._lagging.size += entry.size
         self._forget()
-        for changed in tuple(self._watchers):  # one may detach another
-            changed()
+        self._tell()
         return self.ids.of(number)
 
     def clear(self) -> None:
@@ -220,14 +219,6 @@ class Channel:
     def lost(self, number: int) -> bool:
         """Whether events behind `number` are no longer kept."""
         return number < min(self._remembered.forgotten, self._lagging.forgotten)
-
-    def attach(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called at each event."""
-        self._watchers[changed] = None
-
-    def detach(self, changed: Callable[[], None]) -> None:
-        """No longer."""
-        self._watchers.pop(changed, None)
 
     def _forget(self) -> None:
         """What is beyond the bounds, of the windows and then of the log."""

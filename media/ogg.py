@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from media.pieces import PENDING_BYTES, TITLE_CHARACTERS, FormatError, Piece
+from media.pieces import PENDING_BYTES, TITLE_CHARACTERS, FormatError, PendingParser, Piece
 
 LOST_BYTES = 64 * 1024
 """The most that may come without a page: the longest page has 65,307 bytes, so one may be damaged."""
@@ -110,40 +110,24 @@ class _Stream:
     title: str | None = None
 
 
-class OggParser:
+class OggParser(PendingParser):
     """What a source sends as `audio/ogg`, in pages.
 
     Keeps the header pages, at most 1 MiB, beside them their packet that is not whole yet, and one page.
-    A damaged page is dropped, with what stands before the next one.
+    A damaged page is dropped, with what stands before the next one. A mistake is what is no Ogg, not one of
+    its three codecs, or not one stream at a time; headers of more than 1 MiB; LOST_BYTES without a page.
     """
 
     def __init__(self) -> None:
-        self._pending = bytearray()
+        super().__init__()
         self._lost = 0
         self._damaged = 0
         self._stream: _Stream | None = None
-        self._failure = ""
 
-    def feed(self, data: bytes) -> list[Piece]:
-        """The pages that `data` makes whole. What comes before a mistake is returned; the next call raises.
-
-        Raises:
-            FormatError: this is no Ogg, not one of its three codecs, or not one stream at a time; headers of
-                more than 1 MiB; LOST_BYTES without a page.
-        """
-        pieces: list[Piece] = []
-        self._pending += data
-        try:
-            while not self._failure and (page := self._page()):
-                if piece := self._piece(page):
-                    pieces.append(piece)
-        except FormatError as error:
-            self._failure = str(error)
-        if self._failure:
-            self._pending.clear()
-            if not pieces:
-                raise FormatError(self._failure)
-        return pieces
+    def _pieces(self) -> Iterator[Piece]:
+        while page := self._page():
+            if piece := self._piece(page):
+                yield piece
 
     def _page(self) -> _Page | None:
         """The next page that is whole, taken out of what is pending; None: more has to come."""

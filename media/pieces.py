@@ -5,6 +5,7 @@ Nothing is decoded, and nothing is changed: the pieces are the bytes as they cam
 The parsers: `frames`, `ogg`, `webm`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,3 +50,35 @@ class Parser(Protocol):
         Raises:
             FormatError: this is another format, or more than PENDING_BYTES would have to be kept.
         """
+
+
+class PendingParser:
+    """A parser that keeps what has come until a piece of it is whole. A subclass has `_pieces`."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._failure = ""
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """As Parser has it. What comes before a mistake is returned; the next call raises."""
+        pieces: list[Piece] = []
+        self._pending += data
+        try:
+            if not self._failure:
+                for piece in self._pieces():  # one by one: what came before a mistake is kept
+                    pieces.append(piece)
+        except FormatError as error:
+            self._failure = str(error)
+        if self._failure:
+            self._pending.clear()
+            if not pieces:
+                raise FormatError(self._failure)
+        return pieces
+
+    def _pieces(self) -> Iterator[Piece]:
+        """Those that are whole, taken out of what is pending.
+
+        Raises:
+            FormatError: what follows is no piece.
+        """
+        raise NotImplementedError

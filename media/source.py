@@ -164,6 +164,25 @@ class Feed(Protocol):
         """No longer."""
 
 
+class Watched:
+    """The part of a feed that tells of what is new."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[Callable[[], None], None] = {}
+
+    def attach(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called when there is something new."""
+        self._watchers[changed] = None
+
+    def detach(self, changed: Callable[[], None]) -> None:
+        """No longer."""
+        self._watchers.pop(changed, None)
+
+    def _tell(self) -> None:
+        for changed in tuple(self._watchers):  # one may detach another
+            changed()
+
+
 @dataclass(frozen=True, slots=True)
 class Following:
     """One client's way along a feed.

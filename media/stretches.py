@@ -7,10 +7,9 @@ A listener begins so many seconds back that its player need not wait (the burst)
 can begin, with the headers in front that it needs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from media.source import Cursor, FellBehind
+from media.source import Cursor, FellBehind, Watched
 
 STRETCH_SECONDS = 0.5
 STRETCH_BYTES = 64 * 1024
@@ -32,7 +31,7 @@ class _Stretch:
     head: bytes | None
 
 
-class AudioFeed:
+class AudioFeed(Watched):
     """Sound of one type: a Feed.
 
     Args:
@@ -40,6 +39,7 @@ class AudioFeed:
     """
 
     def __init__(self, media_type: str, burst_seconds: float) -> None:
+        super().__init__()
         self.media_type = media_type
         self.ended = False
         self.listeners = 0
@@ -48,7 +48,6 @@ class AudioFeed:
         self._number = 0
         self._seconds = 0.0
         self._size = 0
-        self._watchers: list[Callable[[], None]] = []
 
     @property
     def newest(self) -> Cursor:
@@ -90,12 +89,6 @@ class AudioFeed:
     def lost(self, cursor: Cursor) -> bool:
         return bool(self._stretches) and cursor[0] < self._stretches[0].number - 1
 
-    def attach(self, changed: Callable[[], None]) -> None:
-        self._watchers = [*self._watchers, changed]
-
-    def detach(self, changed: Callable[[], None]) -> None:
-        self._watchers = [watcher for watcher in self._watchers if watcher != changed]
-
     def beginning(self) -> tuple[Cursor, bytes]:
         """Where a listener begins, and what it needs in front."""
         latest = None
@@ -123,7 +116,3 @@ class AudioFeed:
             self._size -= len(self._stretches[gone].data)
             gone += 1
         del self._stretches[:gone]
-
-    def _tell(self) -> None:
-        for changed in self._watchers:
-            changed()

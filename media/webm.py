@@ -11,7 +11,7 @@ whatever else lies outside of Clusters. A Segment's size is made unknown for the
 
 from collections.abc import Iterator
 
-from media.pieces import PENDING_BYTES, FormatError, Piece
+from media.pieces import PENDING_BYTES, FormatError, PendingParser, Piece
 
 LONGEST_SECONDS = 60
 """A block whose time is further from the one before, or behind it, is a jump in time: it plays 0 s."""
@@ -32,11 +32,15 @@ _NANOSECONDS = 1e9
 _WANTED = "a WebM stream with one audio track, Opus or Vorbis, is wanted"
 
 
-class WebmParser:
-    """What a source sends as `audio/webm`, in blocks. Keeps the head and one block, each at most 1 MiB."""
+class WebmParser(PendingParser):
+    """What a source sends as `audio/webm`, in blocks. Keeps the head and one block, each at most 1 MiB.
+
+    A block plays as long as it is after the one before: the first one plays 0 s. A mistake is what is no
+    WebM, has not exactly one track, of a codec of these two; an element or a head of more than PENDING_BYTES.
+    """
 
     def __init__(self) -> None:
-        self._pending = bytearray()
+        super().__init__()
         self._skip = 0  # bytes of an element that does not go on
         self._head = b""  # EBML header, Segment, Info and Tracks, as far as they have come
         self._seen: set[int] = set()  # what has been passed on; with a Cluster in it the head is whole
@@ -46,30 +50,6 @@ class WebmParser:
         self._timestamp: int | None = None  # of the Cluster, in ticks
         self._tick: int | None = None  # of the block before
         self._resumed = b""  # the head of those who begin in the middle of the Cluster
-        self._failure = ""
-
-    def feed(self, data: bytes) -> list[Piece]:
-        """The pieces that `data` makes whole. What comes before a mistake is returned; the next call raises.
-
-        A block plays as long as it is after the one before: the first one plays 0 s.
-
-        Raises:
-            FormatError: this is no WebM, has not exactly one track, of a codec of these two; an element or a
-                head of more than PENDING_BYTES.
-        """
-        pieces: list[Piece] = []
-        self._pending += data
-        try:
-            if not self._failure:
-                for piece in self._pieces():  # one by one: what came before a mistake is kept
-                    pieces.append(piece)
-        except FormatError as error:
-            self._failure = str(error)
-        if self._failure:
-            self._pending.clear()
-            if not pieces:
-                raise FormatError(self._failure)
-        return pieces
 
     def _pieces(self) -> Iterator[Piece]:
         pending = self._pending
