@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from itertools import count
 
 from benchmarks.peers import EVENTS, python_peer
+from benchmarks.peers.starlette import run
 
 MOST_WAITING = 1000
 """Events that may wait for a client."""
@@ -22,8 +23,10 @@ PEER = python_peer(
 
 
 def main(port: int) -> None:
-    import uvicorn  # here, so that PEER can be read where they are not installed
-    from sse_starlette import EventSourceResponse, ServerSentEvent
+    from sse_starlette import (  # here, so that PEER can be read without it
+        EventSourceResponse,
+        ServerSentEvent,
+    )
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -52,15 +55,7 @@ def main(port: int) -> None:
         return EventSourceResponse(events())
 
     routes = [Route(EVENTS, subscribe), Route(EVENTS, publish, methods=["POST"])]
-    uvicorn.run(
-        Starlette(routes=routes),
-        host="127.0.0.1",
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-    )
+    run(Starlette(routes=routes), port)
 
 
 if __name__ == "__main__":

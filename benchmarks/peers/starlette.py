@@ -2,15 +2,18 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.peers import TINY, python_peer
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 PEER = python_peer("starlette", "Starlette on uvicorn", "starlette", "uvicorn", "uvloop", "httptools")
 
 
 def main(folder: Path, port: int) -> None:
-    import uvicorn  # here, so that PEER can be read where they are not installed
-    from starlette.applications import Starlette
+    from starlette.applications import Starlette  # here, so that PEER can be read where it is not installed
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse
     from starlette.routing import Route
@@ -21,7 +24,13 @@ def main(folder: Path, port: int) -> None:
     async def file(request: Request) -> FileResponse:
         return FileResponse(folder / request.path_params["name"])
 
-    application = Starlette(routes=[Route("/tiny", tiny), Route("/{name}", file)])
+    run(Starlette(routes=[Route("/tiny", tiny), Route("/{name}", file)]), port)
+
+
+def run(application: "Starlette", port: int) -> None:
+    """Serve it on this port of 127.0.0.1 until the process is ended."""
+    import uvicorn
+
     uvicorn.run(
         application,
         host="127.0.0.1",
