@@ -36,9 +36,6 @@ NEWS_BYTES = 256 * 1024
 """How much news of a mount followers may be behind by, some 400 titles: only the newest is of use to one who
 comes back. It is kept as long as the mount is, also where nobody follows."""
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-"""What a mount may be called. What ends in `.json` is not one."""
-
 Kind = Literal["live", "station"]
 
 

@@ -37,7 +37,8 @@ POLLS_AT_ONCE = 20
 """So many are answered in a turn of the loop, 18 ms: beside 1,000 a request waited 0.9 s."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What a channel may be called. A comma would name several."""
+"""What a channel or a mount may be called. A comma would name several channels; what ends in `.json` is no
+mount."""
 
 MOST_TOGETHER = 100
 """The most channels on one connection."""

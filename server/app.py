@@ -15,11 +15,11 @@ from handlers.publish import PublishResource
 from handlers.resource import READS, Missing
 from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.text import TextList, TextResource
-from media.live import NAME as MOUNT_NAME
+from media.subscriptions import NAME
 from server.access_log import log_response
 from server.resources import Resources
 
-MOUNT = rf"/audio/live/(?P<name>{MOUNT_NAME}?)(?P<part>|\.json)"
+MOUNT = rf"/audio/live/(?P<name>{NAME.pattern}?)(?P<part>|\.json)"
 
 
 def make_app(resources: Resources) -> Application:

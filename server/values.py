@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from media.live import NAME as MOUNT_NAME
+from media.subscriptions import NAME
 from server import tls
 from server.forwarded import trusted
 
@@ -26,7 +26,6 @@ _DRIVERS = {
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_MOUNT = re.compile(MOUNT_NAME)
 _LOCATION = re.compile(r"/(?:(?!\.\.?/)[A-Za-z0-9._~-]+/)+")
 
 
@@ -147,7 +146,7 @@ def printable(value: str) -> str:
 def stations(value: str) -> str:
     """`NAME=PLAYLIST` with `;` between, each name once; the playlists are files, absolute, or `*`."""
     named = [one.partition("=") for one in value.split(";")]
-    if not all(_MOUNT.fullmatch(name) and not name.endswith(".json") for name, _, _ in named):
+    if not all(NAME.fullmatch(name) and not name.endswith(".json") for name, _, _ in named):
         raise ValueError
     if len({name for name, _, _ in named}) < len(named):
         raise ValueError("a station of each name")
