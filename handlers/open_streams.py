@@ -6,8 +6,6 @@ the loop its turn sooner.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -63,17 +61,8 @@ class OpenStreams:
         # A request needs some four turns of the loop: beside 100 streams of 5 ms it waited 2 s, now 80 ms.
         return max(LEAST_TURN_SECONDS, TURN_SECONDS / max(1, len(self)))
 
-    @contextmanager
-    def holding(self, pump: Ending, client: str) -> Iterator[None]:
-        """Count `pump` among the open ones, and among those of `client`, meanwhile."""
-        self.hold(pump, client)
-        try:
-            yield
-        finally:
-            self.let_go(pump, client)
-
     def hold(self, pump: Ending, client: str) -> None:
-        """Count it, until it is let go."""
+        """Count `pump` among the open ones, and among those of `client`, until it is let go."""
         self._pumps.add(pump)
         self._of_client[client] += 1
         self._empty.clear()

@@ -117,7 +117,8 @@ class PublishResource(Resource):
         if self.open_streams.draining:
             raise shutting_down()
         self.body = _Lines(channel, event, self.max_event, self.fanout)
-        self.held.enter_context(self.open_streams.holding(self, self.client))
+        self.open_streams.hold(self, self.client)
+        self.held.callback(self.open_streams.let_go, self, self.client)
         self.connection.set_body_timeout(None)
         self.connection.stream.receive_seconds = self.limits.body_seconds or inf
 
@@ -316,9 +317,8 @@ class _Lines:
         if len(self._rest.rstrip(_JSON_SPACE)) > self._most_bytes:
             self._line += 1
             raise self._refused(413, _TOO_LARGE % self._most_bytes)
-        del self._rest[
-            self._most_bytes + 1 :
-        ]  # space: with one byte of it, whatever else follows is too much
+        # What is beyond is space: with one byte of it, whatever else follows is too much.
+        del self._rest[self._most_bytes + 1 :]
 
     def end(self) -> None:
         """Publish the last line, if it has no end of its own.
