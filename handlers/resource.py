@@ -21,6 +21,8 @@ from handlers.limits import client_of
 from handlers.open_streams import Outcome, ended_by_closing
 from media.source import (
     BadParameter,
+    Busy,
+    NotFound,
     SourceBroken,
     SourceBusy,
     SourceEnded,
@@ -72,12 +74,14 @@ def problem_of(error: SourceError) -> Problem:
     match error:
         case BadParameter():
             return Problem(400, str(error))
+        case NotFound():
+            return Problem(404, str(error) or NOTHING_HERE)
         case SourceNotFound():
             return Problem(404, NOTHING_HERE)
         case SourceBusy():
-            return Problem(
-                503, "The server is busy; try again later.", {"Retry-After": str(error.retry_after)}
-            )
+            words = str(error) if isinstance(error, Busy) else ""
+            after = {"Retry-After": str(error.retry_after)}
+            return Problem(503, words or "The server is busy; try again later.", after)
         case SourceBroken():
             return Problem(502, "What this is made from could not be read.")
     return Problem(500, FAILED)  # one that has no place here, such as SourceEnded in the middle

@@ -1,16 +1,17 @@
-"""A stream whose items an async generator function makes, one generator for each client.
+"""A stream whose items a function makes, one generator for each client.
 
 The function takes the StreamRequest and yields records (dict), lines (str), Events, or bytes;
 bytes go out as they are, under the media type that the stream declares.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from media.parameters import flag
-from media.records import END_ID, FORMATS, Encoder, Format, Item
-from media.source import CHUNK_LIMIT, Body, Chunks, Facts, Source, SourceEnded
+from media.producing import Call, Encoded, Function, Pieces
+from media.records import END_ID, FORMATS, Encoder, Format
+from media.source import Body, ByteChunks, Chunks, Facts, Source, SourceEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class StreamRequest:
         last_event_id: what the client saw last, or None if it begins.
         path: of the URL, decoded.
         remote_address: of the client.
+        method: GET, HEAD or POST.
     """
 
     args: Mapping[str, str] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class StreamRequest:
     last_event_id: str | None = None
     path: str = ""
     remote_address: str = ""
+    method: str = "GET"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Stream:
         formats: of records and lines, the first being the one for clients without a wish.
         media_type: of a stream of bytes; None for records and lines.
         live: endless.
+        parameters: of its own, as /streams lists them.
+        close: releases what all its clients share; called once, when the process ends.
     """
 
     title: str
@@ -49,6 +54,8 @@ class Stream:
     formats: tuple[Format, ...] = ()
     media_type: str | None = None
     live: bool = False
+    parameters: tuple[Mapping[str, object], ...] = ()
+    close: Callable[[], Awaitable[None]] | None = None
 
     @property
     def media_types(self) -> list[str]:
@@ -62,45 +69,45 @@ def formats_from(first: str) -> tuple[Format, ...]:
 
 
 def generated(
-    function: Callable[[StreamRequest], AsyncGenerator[Item, None]],
+    function: Function,
     *,
-    title: str,
+    title: str = "",
     first: str = "ndjson",
+    media_type: str | None = None,
     live: bool = False,
 ) -> Stream:
-    """The stream of a function that yields records, lines or Events; `first` is its default format."""
+    """The stream of a function that yields its items, called once for each client (`media.producing.Call`).
+
+    Args:
+        title: one line for people; empty: the first of the function's docstring.
+        first: name of the format for clients without a wish.
+        media_type: of a function that yields bytes, or text that is sent as it is; None: of one that yields
+            records, lines and Events.
+        live: endless: a server that shuts down ends it between two items, and it is whole as far as it goes.
+
+    Raises:
+        TypeError: there is no such function.
+    """
+    call = Call(function)
 
     @asynccontextmanager
     async def open_(request: StreamRequest, form: Format | None) -> AsyncGenerator[Body, None]:
-        assert form is not None
+        if form is None:
+            assert media_type is not None
+            pieces = call.gathered(request, Pieces())
+            yield Body(Facts(media_type, live=live), chunks=lambda: pieces)
+            return
         if not live:
             refuse_if_ended(request, form)
-        async with aclosing(function(request)) as items:
-            facts = Facts(form.media_type, live=live, heartbeat=heartbeat(form, request))
-            encoder = form.encoder(())
-            yield Body(facts, chunks=lambda: encoded(items, encoder), ending=encoder.end)
+        facts = Facts(form.media_type, live=live, heartbeat=heartbeat(form, request))
+        encoder = form.encoder(())
+        chunks = call.gathered(request, Encoded(encoder))
+        yield Body(facts, chunks=lambda: encoded(chunks, encoder), ending=encoder.end)
 
-    return Stream(title, open_, formats=formats_from(first), live=live)
-
-
-def generated_bytes(
-    function: Callable[[StreamRequest], AsyncGenerator[bytes, None]],
-    *,
-    title: str,
-    media_type: str,
-    live: bool = False,
-) -> Stream:
-    """The stream of a function that yields bytes of one media type.
-
-    Empty pieces are left out, larger ones than CHUNK_LIMIT are cut.
-    """
-
-    @asynccontextmanager
-    async def open_(request: StreamRequest, form: Format | None) -> AsyncGenerator[Body, None]:
-        async with aclosing(function(request)) as pieces:
-            yield Body(Facts(media_type, live=live), chunks=lambda: _bounded(pieces))
-
-    return Stream(title, open_, media_type=media_type, live=live)
+    formats = () if media_type else formats_from(first)
+    return Stream(
+        title or call.title, open_, formats, media_type=media_type, live=live, parameters=call.parameters
+    )
 
 
 def refuse_if_ended(request: StreamRequest, form: Format) -> None:
@@ -113,12 +120,11 @@ def refuse_if_ended(request: StreamRequest, form: Format) -> None:
         raise SourceEnded("the client has seen the end")
 
 
-async def encoded(items: AsyncGenerator[Item, None], encoder: Encoder) -> Chunks:
+async def encoded(chunks: ByteChunks, encoder: Encoder) -> Chunks:
     """The items as a body. Its beginning waits for the first item, so that a failing start is a status."""
     begin = encoder.begin()
-    async with aclosing(items):
-        async for item in items:
-            chunk = encoder.encode((item,))
+    async with aclosing(chunks):
+        async for chunk in chunks:
             yield begin + chunk if begin else chunk
             begin = b""
     if end := begin + encoder.end():
@@ -128,10 +134,3 @@ async def encoded(items: AsyncGenerator[Item, None], encoder: Encoder) -> Chunks
 def heartbeat(form: Format, request: StreamRequest) -> bytes:
     """A format's heartbeat; in plain text it can be declined, because a reader sees the space."""
     return form.heartbeat if form.name != "text" or flag(request.args, "heartbeat", True) else b""
-
-
-async def _bounded(pieces: AsyncGenerator[bytes, None]) -> Chunks:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            for start in range(0, len(piece), CHUNK_LIMIT):
-                yield piece[start : start + CHUNK_LIMIT]  # of a small piece no copy

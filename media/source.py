@@ -24,9 +24,12 @@ The tree of errors:
     Exception
     └── SourceError
         ├── BadParameter      the client asked for something malformed      → 400
+        │   └── BadRequest    so says a user's own function
         ├── SourceNotFound    there is no such thing                        → 404
+        │   └── NotFound      so says a user's own function, and the client is told its words
         ├── SourceEnded       nothing is left behind what the client has    → 204
         ├── SourceBusy        not now; `retry_after` says when              → 503
+        │   └── Busy          so says a user's own function
         └── SourceBroken      the outside broke it: upstream, database, disk → 502
             └── FellBehind    a follower of a feed was too slow              → its connection is broken
 """
@@ -53,8 +56,16 @@ class BadParameter(SourceError):
     """A parameter is malformed. The text is sent to the client: it says what would be right."""
 
 
+class BadRequest(BadParameter):
+    """For a function of a user's: what is asked for is malformed. The client is told the text."""
+
+
 class SourceNotFound(SourceError):
     """There is no such thing. The text is for the log; the client learns only that it is missing."""
+
+
+class NotFound(SourceNotFound):
+    """For a function of a user's: there is no such thing. The client is told the text."""
 
 
 class SourceEnded(SourceError):
@@ -67,6 +78,14 @@ class SourceBusy(SourceError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Busy(SourceBusy):
+    """For a function of a user's: it cannot be had now, but `retry_after` seconds later. The client is told
+    the text."""
+
+    def __init__(self, message: str = "", *, retry_after: int = 1) -> None:
+        super().__init__(message, retry_after)
 
 
 class SourceBroken(SourceError):

@@ -20,8 +20,8 @@ from media.decoding import EncodingCache
 from media.generated import Stream
 from media.library import LibraryError, ScanResult, scan
 from media.live import Mounts
+from media.shipped import STREAMS
 from media.station import Station
-from media.streams import STREAMS
 from media.subscriptions import ChannelRow, Channels, channel
 from server.settings import Settings, SettingsError
 

@@ -23,8 +23,8 @@ from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from handlers.writers import Writers
 from media.catalogue import Catalogue
 from media.live import Mounts
+from media.shipped import STREAMS
 from media.source import Body, Chunks, Facts, Feed, Following, Source
-from media.streams import STREAMS
 from media.subscriptions import ChannelRow
 from server import httpserver
 from server.app import make_app

