@@ -1,6 +1,7 @@
 """/stream and /streams: the named streams."""
 
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from handlers.accept import wanted_format
 from handlers.resource import ALLOW, Problem
@@ -73,6 +74,7 @@ class NamedStreamResource(StreamResource):
             last_event_id=self.request.headers.get("Last-Event-ID", args.get("last_event_id")),
             path=self.request.path,
             remote_address=self.request.remote_ip or "",
+            method=self.request.method or "GET",
         )
         return stream.open(request, self._format(stream, args))
 
@@ -90,5 +92,6 @@ def _facts(name: str, stream: Stream) -> dict[str, object]:
         "title": stream.title,
         "media_types": stream.media_types,
         "live": stream.live,
-        "url": f"/stream/{name}",
+        "url": f"/stream/{quote(name)}",
+        "parameters": stream.parameters,
     }

@@ -19,8 +19,9 @@ from pydantic_core import ErrorDetails
 from server.settings import PREFIX, ROOT, Settings, SettingsError
 from server.values import quoted
 
-REPEATED = "station"
-"""The setting whose flag may be given several times; of any other the last one counts."""
+REPEATED = {"station": ";", "streams": ";"}
+"""The settings whose flags may be given several times, and what then stands between; of any other the last
+one counts."""
 
 
 class Row(NamedTuple):
@@ -93,8 +94,9 @@ def _flags(arguments: Sequence[str]) -> dict[str, Any]:
         name = others[0].partition("=")[0]
         raise SettingsError(f"{quoted(name)} is not a flag; {_hint(name, [row.flag for row in rows()])}")
     given = vars(found)
-    if REPEATED in given:
-        given[REPEATED] = ";".join(given[REPEATED])
+    for name, between in REPEATED.items():
+        if name in given:
+            given[name] = between.join(given[name])
     return given
 
 
@@ -112,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(heading)
         for row in members:
             line = f"{row.meaning} [{row.default}]"
-            action = "append" if row.name == REPEATED else "store"
+            action = "append" if row.name in REPEATED else "store"
             group.add_argument(
                 row.flag, metavar=row.value, help=line, default=argparse.SUPPRESS, action=action
             )

@@ -20,6 +20,7 @@ from media.decoding import EncodingCache
 from media.generated import Stream
 from media.library import LibraryError, ScanResult, scan
 from media.live import Mounts
+from media.own import OwnStreamsError, Row, load
 from media.shipped import STREAMS
 from media.station import Station
 from media.subscriptions import ChannelRow, Channels, channel
@@ -111,7 +112,11 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
             raise SettingsError(f"--database cannot be used: {error}") from error
         scanner = Scanner(settings.media, catalogue, progress=progress)
         stack.push_async_callback(scanner.stop)
-        streams, channels = tables({**STREAMS, **_declared(settings)})
+        own = await _own(settings)
+        streams, channels = tables({**STREAMS, **own, **_declared(settings, own)})
+        for stream in streams.values():
+            if stream.close is not None:
+                stack.push_async_callback(stream.close)
         mounts = Mounts(
             channels.ids, burst_seconds=settings.burst_seconds, grace_seconds=settings.source_grace
         )
@@ -174,10 +179,25 @@ def _delivery(settings: Settings) -> Delivery:
     )
 
 
-def _declared(settings: Settings) -> dict[str, ChannelRow]:
+async def _own(settings: Settings) -> dict[str, Row]:
+    """The streams of `--streams`, which may take a while to import."""
+    rows: dict[str, Row] = {}
+    for module in filter(None, settings.streams.split(";")):
+        try:
+            found = await asyncio.to_thread(load, module)
+        except OwnStreamsError as error:
+            raise SettingsError(f"--streams: {error}") from error
+        if taken := [name for name in found if name in STREAMS or name in rows]:
+            whose = "ours" if taken[0] in STREAMS else "of another module"
+            raise SettingsError(f'--streams: {module} has a stream "{taken[0]}", and there is one {whose}')
+        rows |= found
+    return rows
+
+
+def _declared(settings: Settings, own: Mapping[str, Row]) -> dict[str, ChannelRow]:
     """The channels of `--channels`."""
     names = settings.channels.split(",") if settings.channels else []
-    if taken := [name for name in names if name in STREAMS]:
+    if taken := [name for name in names if name in STREAMS or name in own]:
         raise SettingsError(f'--channels must be names that no stream has, not "{taken[0]}"')
     return {name: channel(title="A channel") for name in names}
 
@@ -200,7 +220,7 @@ def _origins(settings: Settings) -> frozenset[str]:
     return frozenset(filter(None, settings.cors_origin.split(",")))
 
 
-def tables(rows: Mapping[str, Stream | ChannelRow]) -> tuple[dict[str, Stream], Channels]:
+def tables(rows: Mapping[str, Row]) -> tuple[dict[str, Stream], Channels]:
     """The streams that a request opens, and the channels, which are there all the time."""
     declared = {name: row for name, row in rows.items() if isinstance(row, ChannelRow)}
     return {name: row for name, row in rows.items() if isinstance(row, Stream)}, Channels(declared)

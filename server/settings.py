@@ -203,6 +203,12 @@ class Settings(BaseSettings):
     0 is no zstd either; it has a level of its own.
     """
 
+    streams: str = _setting("", "Streams", "MODULE", "a file that ends in .py, or a module", "ours alone")
+    """Your own streams, of a module; repeatable.
+
+    Several have ';' between. Each has a dict STREAMS of names and streams.
+    """
+
     channels: str = _setting(
         "", "Channels", "NAMES", "names of letters, digits, '.', '-' and '_', with commas between", "none"
     )

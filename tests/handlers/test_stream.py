@@ -60,7 +60,7 @@ async def test_the_list_of_streams(tmp_path: Path) -> None:
         assert set(listed) == {"lines", "hello", "clock", "events", "large.csv", "large.html"}
         for name, stream in listed.items():
             own = {"channel"} if name == "events" else set()
-            assert set(stream) == {"name", "title", "media_types", "live", "url"} | own
+            assert set(stream) == {"name", "title", "media_types", "live", "url", "parameters"} | own
             assert stream["live"] == (name in ("lines", "clock", "events"))
             for media_type in stream["media_types"]:
                 head = await server.get(stream["url"], "HEAD", accept=media_type.partition(";")[0])

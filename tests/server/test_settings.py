@@ -79,6 +79,7 @@ def test_defaults() -> None:
         "loop": "asyncio",
         "processes": 1,
         "compression": 4,
+        "streams": "",
         "channels": "",
         "tick": 5.0,
         "max_event": 64 * 1024,
@@ -106,7 +107,7 @@ def test_every_flag_is_read(library: Path) -> None:
     )
     flags += " --tick 0 --max-event=1000 --publish-token t0ken== --source-timeout 0"
     flags += " --cors-origin https://a.example,http://b:8000 --source-grace 1.5 --burst-seconds 0"
-    flags += " --station none"
+    flags += " --station none --streams my_streams.py --streams others"
     password = "--source-password=hack me"
     others = "--sendfile=off --loop=uvloop --processes=3 --log-level=error"
     settings = read_settings([*flags.split(), "--media", str(library), password, *others.split()])
@@ -134,6 +135,7 @@ def test_every_flag_is_read(library: Path) -> None:
         "loop": "uvloop",
         "processes": 3,
         "compression": 0,
+        "streams": "my_streams.py;others",
         "channels": "",  # below: not with several processes
         "tick": 0.0,
         "max_event": 1000,
