@@ -329,7 +329,13 @@ class Pump:
             if self._length is not None and total > self._length:
                 raise SourceBroken(f"more than the {self._length} bytes that were promised")
             if self._busy():
-                await self._idle()
+                try:
+                    await self._idle()
+                except asyncio.CancelledError:
+                    # A body that draining ends is whole as far as it goes: what its end builds on is sent.
+                    if self.outcome is Outcome.DRAINED and not isinstance(chunk, FileRegion):
+                        self._gathered.append(chunk)
+                    raise
             self._gather(chunk)
             turn_bytes += len(chunk)
             if turn_bytes >= TURN_BYTES or self._loop.time() >= turn_at:

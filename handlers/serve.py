@@ -288,7 +288,7 @@ async def _send(response: StreamResource, pump: Pump, body: Body, plan: conditio
 async def _conclude(response: StreamResource, pump: Pump, body: Body, outcome: Outcome) -> None:
     """Say the last words, and finish the response."""
     if outcome is Outcome.DRAINED and body.facts.live:
-        await pump.last_words(sse_retry() if response.is_events else body.ending(), whole=True)
+        await pump.last_words(body.ending() + (sse_retry() if response.is_events else b""), whole=True)
         outcome = Outcome.COMPLETE
     whole = outcome is Outcome.COMPLETE
     if whole and response.close_delimited:

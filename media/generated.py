@@ -102,7 +102,12 @@ def generated(
         facts = Facts(form.media_type, live=live, heartbeat=heartbeat(form, request))
         encoder = form.encoder(())
         chunks = call.gathered(request, Encoded(encoder))
-        yield Body(facts, chunks=lambda: encoded(chunks, encoder), ending=encoder.end)
+
+        def ending() -> bytes:
+            # With the items that nobody has taken yet. Who follows events comes back: that is no end of them.
+            return encoder.take() + (b"" if form.name == "sse" else encoder.end())
+
+        yield Body(facts, chunks=lambda: encoded(chunks, encoder), ending=ending)
 
     formats = () if media_type else formats_from(first)
     return Stream(

@@ -248,8 +248,8 @@ class Body:
         slice: gives the bytes from a start to a stop (half-open, within the length);
             may be called several times, one after the other.
             None: the body cannot be cut.
-        ending: gives what makes a live body whole that is ended between two chunks, such as the bracket that
-            closes an array.
+        ending: gives what makes a live body whole that is ended between two chunks: what is still to be sent,
+            and the bracket that closes an array.
         path: of the file whose bytes, all and as they are, are the body; empty: it is no file.
         following: the same bytes as the chunks, of a feed that others follow too. None: they are its own.
     """

@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
@@ -280,3 +280,48 @@ async def test_a_page_of_rows(tmp_path: Path) -> None:
     assert response.whole
     assert page.count("<tr") >= 2500
     assert page.rstrip().endswith("</html>")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["in a task", "in a thread"])
+@pytest.mark.parametrize("name", ["json", "ndjson", "csv", "sse"])
+@pytest.mark.gen_test
+async def test_draining_loses_no_item_that_was_made(tmp_path: Path, name: str, kind: str) -> None:
+    """Of a client that reads slowly too: what waits for it is whole, and the end goes with it."""
+    made = 0
+
+    def numbers() -> Iterator[Item]:
+        nonlocal made
+        while True:
+            yield {"n": made, "filling": "x" * 2000}
+            made += 1
+
+    async def in_a_task(request: StreamRequest) -> AsyncGenerator[Item, None]:
+        for record in numbers():
+            yield record
+
+    def in_a_thread(request: StreamRequest) -> Iterator[Item]:
+        yield from numbers()
+
+    function = in_a_task if kind == "in a task" else in_a_thread
+    routes = routes_of(numbers=generated(function, live=True))
+    target = request(f"/own/numbers?format={name}", connection="close")
+    async with (
+        serving(tmp_path, scan=False, routes=routes) as server,
+        server.connect(target, receive_bytes=8192) as client,
+    ):
+        await client.read(1000)
+        await asyncio.sleep(0.2)  # until nothing more goes into the socket
+        server.open_streams.drain()
+        received, _ = await client.rest()
+    response = Response.parsed(received)
+    assert response.whole
+    if name == "csv":
+        body = [int(row["n"]) for row in csv.DictReader(io.StringIO(response.body.decode(), newline=""))]
+    else:
+        text = response.body.decode()
+        lines = re.findall(r"^(?:data: )?({.*})$", text, re.MULTILINE)
+        listed = json.loads(text) if name == "json" else list(map(json.loads, lines))
+        body = [record["n"] for record in listed]
+    assert body == list(range(len(body)))
+    assert made - 1 <= len(body) <= made + 1
