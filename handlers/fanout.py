@@ -30,8 +30,6 @@ SLICE = 200
 LOOK_SECONDS = 0.001
 """Between two looks whether all is offered."""
 
-OFFERING_SECONDS = 1.0
-
 MOST_REST_SECONDS = 0.05
 """The longest time between two rounds, however long one takes."""
 
@@ -124,19 +122,6 @@ class Fanout:
             del self._audiences[feed]
         return subscriber.sent_bytes
 
-    async def offered(self) -> None:
-        """Wait until what there is now has been offered to every kernel that takes something.
-
-        For who makes news faster than it can be sent. No subscriber is waited for, and nobody is for longer
-        than OFFERING_SECONDS: clients that begin at the whole history again and again would hold it up.
-        """
-        until = asyncio.get_running_loop().time() + OFFERING_SECONDS
-        for audience in tuple(self._audiences.values()):
-            rounds = audience.rounds_to_offer()
-            # An event that each run has to set would cost more than these looks.
-            while not audience.has_offered(rounds) and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_SECONDS)
-
 
 class _Run(NamedTuple):
     """What is sent from one cursor to another.
@@ -171,7 +156,7 @@ class _Audience:
         self._sent_at = self._loop.time()
         self._round_at = self._next_at = self._sent_at
         self._beat = self._beat_later()
-        feed.attach(self._changed)
+        feed.attach(self._changed, self._offered)
 
     def join(self, subscriber: Subscriber) -> None:
         """It is sent what it has missed at once, and then what comes."""
@@ -192,11 +177,15 @@ class _Audience:
                     handle.cancel()
         return bool(self._subscribers)
 
-    def rounds_to_offer(self) -> int:
-        """How many rounds there must have been until all that there is now has been offered to everybody."""
-        return self._ended if self._round is None else self._begun + 1
+    async def _offered(self) -> None:
+        """Wait until what there is now has been offered to every kernel that takes something."""
+        # So many rounds there must have been.
+        rounds = self._ended if self._round is None else self._begun + 1
+        # An event that each run has to set would cost more than these looks.
+        while not self._has_offered(rounds):  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
 
-    def has_offered(self, rounds: int) -> bool:
+    def _has_offered(self, rounds: int) -> bool:
         """Whether so many have ended, or no other is needed, and nobody is due."""
         if not self._subscribers:
             return True
@@ -268,7 +257,9 @@ class _Audience:
 
     def _send_next(self, subscriber: Subscriber) -> None:
         if subscriber.cursor == self._feed.newest:
-            if self._feed.ended:
+            if self._feed.failure is not None:
+                subscriber.sending.fail(self._feed.failure)
+            elif self._feed.ended:
                 subscriber.sending.end(Outcome.COMPLETE)
             return
         run = self._run(subscriber.cursor, chunked=subscriber.plain)

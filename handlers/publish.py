@@ -9,17 +9,16 @@ whatever comes behind it: an answer that refuses the rest names the line, and th
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from email.message import Message
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import orjson
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from handlers.fanout import Fanout
 from handlers.open_streams import Outcome
 from handlers.resource import Problem, Resource, problem_of, shutting_down
 from handlers.serve import Delivery
@@ -46,6 +45,10 @@ MEDIA_TYPES = ("text/plain", "application/json", LINES)
 log = logging.getLogger("millrace.publish")
 
 _TOO_LARGE = "An event must have at most %d bytes (--max-event)."
+_RIGHT_TYPES = (
+    "text/plain or application/json (one event) or application/x-ndjson (an event a line), not %s: "
+    "curl sends it with -H 'Content-Type: text/plain'"
+)
 _JSON_SPACE = b" \t\r"
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
 
@@ -69,13 +72,12 @@ class PublishResource(Resource):
     ) -> None:
         self.streams, self.channels, self.writers = streams, channels, writers
         self.max_event, self.limits, self.open_streams = max_event, delivery.limits, delivery.open_streams
-        self.fanout = delivery.fanout
         self.held = ExitStack()
         self.draining = self.taking = self.lingers = False
         self.refused_at = 0.0
         self.begun = False
         """The body, by its first bytes."""
-        self.body: _Lines | _OneEvent | None = None
+        self.body: Taking | None = None
         self.take_any_length()
         if self.channels.get(unquote(self.request.path).removeprefix("/stream/")) is not None:
             self.allow = ALLOW_OF_CHANNEL
@@ -83,11 +85,16 @@ class PublishResource(Resource):
     def prepare(self) -> None:
         """Whatever can be said before the body comes is said: who waits for 100 (Continue) never sends it."""
         try:
-            self._admit(self.path_kwargs["name"])
+            self.admit(self.path_kwargs["name"])
         except HTTPError as problem:
             self._refuse(problem)
 
-    def _admit(self, name: str) -> None:
+    def admit(self, name: str) -> None:
+        """See that the request may come, before its body does, and what the body is.
+
+        Raises:
+            HTTPError: it may not.
+        """
         channel = self.channels.get(name)
         if channel is None:
             raise self._no_channel(name)
@@ -104,19 +111,19 @@ class PublishResource(Resource):
                 raise BadParameter("event must not be gap: that is how a channel tells of what was lost")
         except BadParameter as error:
             raise problem_of(error) from error
-        media_type = self._media_type()
+        media_type = self.media_type(MEDIA_TYPES, _RIGHT_TYPES)
         if media_type == LINES:
             self._begin_lines(channel, event)
             return
         self.body = _OneEvent(channel, event, self.max_event, json=media_type != "text/plain")
         length = self.request.headers.get("Content-Length", "")
         if length.isdigit() and int(length) > self.max_event:
-            raise _too_large(self.max_event)
+            raise too_large(self.max_event)
 
     def _begin_lines(self, channel: Channel, event: str) -> None:
         if self.open_streams.draining:
             raise shutting_down()
-        self.body = _Lines(channel, event, self.max_event, self.fanout)
+        self.body = _Lines(channel, event, self.max_event)
         self.open_streams.hold(self, self.client)
         self.held.callback(self.open_streams.let_go, self, self.client)
         self.connection.set_body_timeout(None)
@@ -129,8 +136,8 @@ class PublishResource(Resource):
             return HTTPError(405)
         return Problem(404, "There is no channel of this name: /streams lists all, --channels declares more.")
 
-    def _media_type(self) -> str:
-        """Of the body; one that can be published.
+    def media_type(self, known: Sequence[str], right: str) -> str:
+        """Of the body; one of those that are known. `right` tells of them, and takes the one that is not.
 
         Raises:
             Problem: it is none.
@@ -140,13 +147,8 @@ class PublishResource(Resource):
             raise Problem(415, "The body must be sent as it is, without Content-Encoding.", identity)
         given = self.request.headers.get("Content-Type", "")
         found = given.partition(";")[0].strip().lower()
-        if found not in MEDIA_TYPES:
-            raise Problem(
-                415,
-                "The header Content-Type must be text/plain or application/json (one event) or "
-                f"application/x-ndjson (an event a line), not {found[:100] or 'absent'}: "
-                "curl sends it with -H 'Content-Type: text/plain'.",
-            )
+        if found not in known:
+            raise Problem(415, f"The header Content-Type must be {right % (found[:100] or 'absent')}.")
         header = Message()  # which makes text/plain of what it does not know
         header["Content-Type"] = given
         if header.get_content_charset("utf-8") not in _CHARSETS:
@@ -234,6 +236,22 @@ class PublishResource(Resource):
             log.info("%s broke off its body; published: %d", self.request_id, self.body.published)
 
 
+class Taking(Protocol):
+    """A body as it comes.
+
+    Args:
+        published: events that it was so far.
+        last: the id of the last of them.
+    """
+
+    published: int
+    last: str | None
+
+    async def take(self, chunk: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+
 class _OneEvent:
     """A body that is the data of one event."""
 
@@ -251,7 +269,7 @@ class _OneEvent:
         """
         self._data += chunk
         if len(self._data) > self._most_bytes:
-            raise _too_large(self._most_bytes)
+            raise too_large(self._most_bytes)
 
     def end(self) -> None:
         """Publish it.
@@ -273,9 +291,8 @@ class _OneEvent:
 class _Lines:
     """A body of NDJSON."""
 
-    def __init__(self, channel: Channel, event: str, most_bytes: int, fanout: Fanout) -> None:
+    def __init__(self, channel: Channel, event: str, most_bytes: int) -> None:
         self._channel, self._event, self._most_bytes = channel, event, most_bytes
-        self._fanout = fanout
         self._rest = bytearray()
         self._line = 0
         self._bytes = 0  # since what there was then had been offered
@@ -304,7 +321,7 @@ class _Lines:
                 self._turned_at = time.monotonic()
             if self._bytes >= OFFERED_BYTES:
                 self._bytes = 0
-                await self._fanout.offered()
+                await self._channel.offered()
 
     def _bound(self) -> None:
         """See that a line without an end may still be an event. Space round it does not count, as in a whole:
@@ -363,7 +380,7 @@ class _Lines:
         return {"line": self._line, "published": self.published, "id": self.last}
 
 
-def _too_large(most_bytes: int) -> Problem:
+def too_large(most_bytes: int) -> Problem:
     return Problem(413, _TOO_LARGE % most_bytes)
 
 

@@ -165,6 +165,16 @@ class Pump:
         await self._supervised(lambda: self._forward(chunks))
         return self.outcome or Outcome.COMPLETE
 
+    async def begin(self, following: Following) -> bool:
+        """Wait as long as headers do for what is followed to begin. False: the response has ended meanwhile.
+
+        Raises:
+            SourceError: there is nothing to follow.
+        """
+        if not self._open_streams.draining:
+            await self._supervised(lambda: following.begun(HEADERS_SECONDS))
+        return not self._ended()
+
     def follow(
         self,
         following: Following,

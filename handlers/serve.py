@@ -131,9 +131,11 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
         try:
             plan = _respond(response, body, attachment)
             if plan is not None and body.following is not None and not delivery.rate.bytes_per_second:
-                _follow(response, pump, source, body, client)
-                return
-            if plan is not None:
+                if await pump.begin(body.following):
+                    _follow(response, pump, source, body, client)
+                    return
+                _end(response, pump, whole=False)
+            elif plan is not None:
                 await _send(response, pump, body, plan)
         except BaseException:
             if not await source.__aexit__(*sys.exc_info()):

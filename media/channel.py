@@ -22,11 +22,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from media.decoding import utf8
-from media.source import BadParameter, FellBehind, Watched
+from media.records import END_ID
+from media.source import BadParameter, FellBehind, SourceError, Watched
 
 LAG_BYTES = 8 * 1024 * 1024
 """How much subscribers that are connected may be behind by, also where the history is shorter. A megabyte was
 20 ms of a body of small events: everybody who listened was let go."""
+
+END = "end"
+"""The name of the event that ends a channel that has an end."""
 
 EVENT_NAME_BYTES = 256
 """The longest name of an event."""
@@ -90,6 +94,8 @@ class Ids:
         # Microseconds: it rises from run to run, and two runs never begin in the same one.
         self.epoch = epoch or f"{time.time_ns() // 1000:x}"
         self.newest = 0
+        self.end = -1
+        """The number of the event that ends what they are of, once there is one: its id is END_ID."""
 
     def next(self) -> int:
         """The number of the next event."""
@@ -98,7 +104,7 @@ class Ids:
 
     def of(self, number: int) -> str:
         """The id that goes with a number."""
-        return f"{self.epoch}-{number}"
+        return f"{self.epoch}-{number}" if number != self.end else END_ID
 
     def number(self, id_: str) -> int | None:
         """The number of an id; -1: it is of another run. None: it is none that a channel gives."""
@@ -152,6 +158,10 @@ class Channel(Watched):
         """Events, since the process began."""
         self.newest = 0
         """The number of the last one; 0: there was none."""
+        self.ended = False
+        """Nothing more will come."""
+        self.failure: SourceError | None = None
+        """Why it ended before it was whole."""
         self._clock = clock
         self._lag_bytes = lag_bytes
         self._entries: list[Published] = []
@@ -183,6 +193,19 @@ class Channel(Watched):
         self._forget()
         self._tell()
         return self.ids.of(number)
+
+    def end(self, failure: SourceError | None = None) -> None:
+        """Have it end: its followers are ended when they have been sent all of it.
+
+        Args:
+            failure: for which it is not whole. None: it is, and an event named `end`, with END_ID, says so.
+        """
+        self.ended, self.failure = True, failure
+        if failure is None:
+            self.ids.end = self.ids.newest + 1
+            self.publish(b"{}", json=True, event=END)
+        else:
+            self._tell()
 
     def clear(self) -> None:
         """Forget the history. Who comes back for it is told of the gap; who is connected loses nothing."""

@@ -30,13 +30,14 @@ The tree of errors:
         ├── SourceEnded       nothing is left behind what the client has    → 204
         ├── SourceBusy        not now; `retry_after` says when              → 503
         │   └── Busy          so says a user's own function
+        ├── SourceFailed      the program broke what many follow            → 500
         └── SourceBroken      the outside broke it: upstream, database, disk → 502
             └── FellBehind    a follower of a feed was too slow              → its connection is broken
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -46,6 +47,9 @@ CHUNK_LIMIT = 1024 * 1024
 
 RUN_BYTES = 64 * 1024
 """The most bytes of a feed that are sent at once, or the one piece that is larger."""
+
+OFFERING_SECONDS = 1.0
+"""How long who makes news faster than it can be sent is held up, at most."""
 
 
 class SourceError(Exception):
@@ -86,6 +90,10 @@ class Busy(SourceBusy):
 
     def __init__(self, message: str = "", *, retry_after: int = 1) -> None:
         super().__init__(message, retry_after)
+
+
+class SourceFailed(SourceError):
+    """What many follow failed by a fault of the program. The log has it once, and not for each of them."""
 
 
 class SourceBroken(SourceError):
@@ -149,6 +157,9 @@ class Facts:
     coding: str = ""
 
 
+Changed = Callable[[], None]
+Offered = Callable[[], Awaitable[None]]
+
 Cursor = tuple[int, ...]
 """A place in a feed: what is behind it has not been sent yet. Equal ones are the same place."""
 
@@ -164,6 +175,10 @@ class Feed(Protocol):
     def ended(self) -> bool:
         """Whether nothing more will come."""
 
+    @property
+    def failure(self) -> SourceError | None:
+        """Why it ended before it was whole; None: it has not, or did not."""
+
     def after(self, cursor: Cursor, most_bytes: int) -> tuple[bytes, Cursor]:
         """The pieces behind `cursor`, whole and joined, and the place behind them.
 
@@ -176,10 +191,14 @@ class Feed(Protocol):
     def lost(self, cursor: Cursor) -> bool:
         """Whether `after` would raise."""
 
-    def attach(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called, from within the loop, at each new piece and at the end."""
+    def attach(self, changed: Changed, offered: Offered | None = None) -> None:
+        """Have `changed` called, from within the loop, at each new piece and at the end.
 
-    def detach(self, changed: Callable[[], None]) -> None:
+        Args:
+            offered: waits until what there is now has been sent to everybody who takes something.
+        """
+
+    def detach(self, changed: Changed) -> None:
         """No longer."""
 
 
@@ -187,15 +206,27 @@ class Watched:
     """The part of a feed that tells of what is new."""
 
     def __init__(self) -> None:
-        self._watchers: dict[Callable[[], None], None] = {}
+        self._watchers: dict[Changed, Offered | None] = {}
 
-    def attach(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called when there is something new."""
-        self._watchers[changed] = None
+    def attach(self, changed: Changed, offered: Offered | None = None) -> None:
+        """Have `changed` called when there is something new; `offered` as a Feed has it."""
+        self._watchers[changed] = offered
 
-    def detach(self, changed: Callable[[], None]) -> None:
+    def detach(self, changed: Changed) -> None:
         """No longer."""
         self._watchers.pop(changed, None)
+
+    async def offered(self) -> None:
+        """Wait until what there is now has been sent to everybody who takes something.
+
+        For who makes news faster than it can be sent. No subscriber is waited for, and nobody is for longer
+        than OFFERING_SECONDS: clients that begin at the whole history again and again would hold it up.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(OFFERING_SECONDS):
+                for offered in tuple(self._watchers.values()):
+                    if offered is not None:
+                        await offered()
 
     def _tell(self) -> None:
         for changed in tuple(self._watchers):  # one may detach another
@@ -211,15 +242,35 @@ class Following:
         opening: what it is sent first.
         own: makes of each run of bytes what this client is sent, which may hold something of its own;
             called once for each, in order. None: they are sent as they are.
+        begin: starts what makes the feed, if nobody has, and waits until there is a first piece or none will
+            come. May be cancelled; raises the SourceError for which there is none. None: it is there.
     """
 
     feed: Feed
     cursor: Cursor
     opening: bytes = b""
     own: Callable[[bytes], bytes] | None = None
+    begin: Callable[[], Awaitable[None]] | None = None
+
+    async def begun(self, seconds: float) -> None:
+        """Have it begin, and wait until it has, but no longer than this.
+
+        Raises:
+            SourceError: there is nothing, and there will be nothing.
+        """
+        if self.begin is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.begin()
 
     async def chunks(self) -> "ByteChunks":
-        """All of it, for whoever cannot be sent what the others are: each run when it is asked for."""
+        """All of it, for whoever cannot be sent what the others are: each run when it is asked for.
+
+        Raises:
+            SourceError: the feed has failed.
+        """
+        if self.begin is not None:
+            await self.begin()
         if self.opening:
             yield self.opening
         cursor = self.cursor
@@ -230,8 +281,13 @@ class Following:
                 changed.clear()
                 while cursor != self.feed.newest:
                     run, cursor = self.feed.after(cursor, RUN_BYTES)
-                    yield self.own(run) if self.own else run
+                    if self.own is not None:
+                        run = self.own(run)
+                    if run:
+                        yield run
                 if self.feed.ended:
+                    if self.feed.failure is not None:
+                        raise self.feed.failure.with_traceback(None)
                     return
                 await changed.wait()
         finally:

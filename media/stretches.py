@@ -42,6 +42,7 @@ class AudioFeed(Watched):
         super().__init__()
         self.media_type = media_type
         self.ended = False
+        self.failure = None  # what a mount plays is whole as far as it goes
         self.listeners = 0
         self._burst_seconds = burst_seconds
         self._stretches: list[_Stretch] = []

@@ -10,7 +10,7 @@ What a client missed is said: an event named `gap` stands where events are no lo
 import asyncio
 import heapq
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,19 @@ from media.decoding import utf8
 from media.generated import Stream, StreamRequest, heartbeat
 from media.parameters import number
 from media.records import FORMATS, Format, sse_event, sse_retry, to_json
-from media.source import Body, ByteChunks, Cursor, Facts, FellBehind, Following, Source
+from media.source import (
+    Body,
+    ByteChunks,
+    Changed,
+    Cursor,
+    Facts,
+    FellBehind,
+    Following,
+    Offered,
+    Source,
+    SourceEnded,
+    SourceError,
+)
 
 EARLIEST = "earliest"
 """As last event id: everything that the history has."""
@@ -33,6 +45,9 @@ POLL_BYTES = 1024 * 1024
 """The most events of one long poll, and of their bytes, or the one event that is larger; the rest comes with
 the next."""
 
+BEGIN_SECONDS = 1.0
+"""How long a poll that does not want to wait does so for what only begins with it."""
+
 POLLS_AT_ONCE = 20
 """So many are answered in a turn of the loop, 18 ms: beside 1,000 a request waited 0.9 s."""
 
@@ -43,7 +58,7 @@ mount."""
 MOST_TOGETHER = 100
 """The most channels on one connection."""
 
-_FORMATS = tuple(FORMATS[name] for name in ("sse", "ndjson", "text", "json"))
+FOLLOWED = tuple(FORMATS[name] for name in ("sse", "ndjson", "text", "json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +114,9 @@ class Channels:
 
         def open_(request: StreamRequest, form: Format | None) -> Source:
             assert form is not None
-            if form.name == "json":
-                return self._poll(names, request)
-            return Subscription(partial(self._feed, names, form.name), request, form)
+            return subscribed(partial(self._feed, names), request, form)
 
-        return Stream(title, open_, formats=_FORMATS, live=True)
-
-    @asynccontextmanager
-    async def _poll(self, names: tuple[str, ...], request: StreamRequest) -> AsyncGenerator[Body, None]:
-        wait_seconds = number(request.args, "wait", 0, most=MOST_WAIT_SECONDS, unit="seconds")
-        form = FORMATS["json"]
-        facts = Facts(form.media_type, live=True, heartbeat=form.heartbeat)
-        feed = self._feed(names, "ndjson")
-        poll = _Poll(feed, feed.position(request.last_event_id), wait_seconds)
-        feed.enter()
-        try:
-            yield Body(facts, chunks=poll.chunks, ending=poll.answer)
-        finally:
-            feed.leave()
+        return Stream(title, open_, formats=FOLLOWED, live=True)
 
     def _feed(self, names: tuple[str, ...], form: str) -> "Events":
         """The feed of all who follow these channels in this format.
@@ -129,6 +129,27 @@ class Channels:
             feed = Events(channels, form, forget=lambda: self._feeds.pop((names, form)))
             self._feeds[names, form] = feed
         return feed
+
+
+def subscribed(find: Callable[[str], "Events"], request: StreamRequest, form: Format) -> Source:
+    """What a client is sent that asks for a feed: `find` gives it by the name of its format."""
+    if form.name == "json":
+        return _polled(find, request)
+    return Subscription(partial(find, form.name), request, form)
+
+
+@asynccontextmanager
+async def _polled(find: Callable[[str], "Events"], request: StreamRequest) -> AsyncGenerator[Body, None]:
+    wait_seconds = number(request.args, "wait", 0, most=MOST_WAIT_SECONDS, unit="seconds")
+    form = FORMATS["json"]
+    facts = Facts(form.media_type, live=True, heartbeat=form.heartbeat)
+    feed = find("ndjson")
+    poll = _Poll(feed, feed.position(request.last_event_id), wait_seconds)
+    feed.enter()
+    try:
+        yield Body(facts, chunks=poll.chunks, ending=poll.answer)
+    finally:
+        feed.leave()
 
 
 class Subscription:
@@ -162,7 +183,8 @@ class Subscription:
         self._feed = self._find()
         self._find = self._request = None
         position = self._feed.position(request.last_event_id or self._otherwise)
-        following = Following(self._feed, position.cursor, _opening(form, position))
+        opening = _opening(form, position)
+        following = Following(self._feed, position.cursor, opening, begin=self._feed.begin)
         self._feed.enter()
         return Body(facts, chunks=following.chunks, following=following)
 
@@ -180,17 +202,29 @@ class Position:
 
 
 class Events:
-    """The events of one channel or of several as bytes of a format: a Feed."""
+    """The events of one channel or of several as bytes of a format: a Feed.
 
-    ended = False  # a channel has no end
+    Args:
+        forget: is called when the last subscriber has left.
+        begin: as Following has it.
+        from_first: who does not say what it saw last begins at the first event, and not at the newest.
+    """
 
     def __init__(
-        self, channels: Sequence[Channel], form: str, forget: Callable[[], object] = lambda: None
+        self,
+        channels: Sequence[Channel],
+        form: str,
+        forget: Callable[[], object] = lambda: None,
+        begin: Callable[[], Awaitable[None]] | None = None,
+        *,
+        from_first: bool = False,
     ) -> None:
         self._channels = tuple(channels)
         self._encode = _ENCODE[form]
         self._ids = channels[0].ids
         self._forget = forget
+        self.begin = begin
+        self._from_first = from_first
         self._waiting: dict[asyncio.Future[None], None] = {}
         self.subscribers = 0
 
@@ -203,6 +237,14 @@ class Events:
         self.subscribers -= 1
         if not self.subscribers:
             self._forget()
+
+    @property
+    def ended(self) -> bool:
+        return self._channels[0].ended  # what has an end is never one of several
+
+    @property
+    def failure(self) -> SourceError | None:
+        return self._channels[0].failure
 
     @property
     def newest(self) -> Cursor:
@@ -236,11 +278,11 @@ class Events:
     def lost(self, cursor: Cursor) -> bool:
         return any(channel.lost(number) for channel, number in zip(self._channels, cursor, strict=True))
 
-    def attach(self, changed: Callable[[], None]) -> None:
+    def attach(self, changed: Changed, offered: Offered | None = None) -> None:
         for channel in self._channels:
-            channel.attach(changed)
+            channel.attach(changed, offered)
 
-    def detach(self, changed: Callable[[], None]) -> None:
+    def detach(self, changed: Changed) -> None:
         for channel in self._channels:
             channel.detach(changed)
 
@@ -280,7 +322,19 @@ class Events:
 
         An id stands for a place in all channels at once, also one that another channel gave. So of several
         channels of which one remembers less than the others, a client may be told twice of the same gap.
+
+        Raises:
+            SourceEnded: nothing is left behind it, and nothing will come.
+            SourceError: the same, for this failure.
         """
+        position = self._position(last_event_id)
+        if self.ended and position.cursor == self.newest and not position.gap:
+            raise self.failure.with_traceback(None) if self.failure else SourceEnded("that was all")
+        return position
+
+    def _position(self, last_event_id: str | None) -> Position:
+        if last_event_id is None and self._from_first:
+            last_event_id = self._ids.of(0)
         seen = None if last_event_id is None else self._ids.number(last_event_id)
         if seen is None and last_event_id != EARLIEST:
             return Position(self.newest, self.id_at(self.newest))
@@ -307,11 +361,27 @@ class _Poll:
         self._answered = False
 
     async def chunks(self) -> ByteChunks:
-        if self._wait_seconds and not self._position.gap and self._position.cursor == self._feed.newest:
+        """The answer, when there is one.
+
+        Raises:
+            SourceError: there is none, for the feed has failed.
+        """
+        feed = self._feed
+        if feed.begin is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._wait_seconds or BEGIN_SECONDS):
+                    await feed.begin()
+        if self._wait_seconds and self._is_empty and not feed.ended:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._wait_seconds):
-                    await self._feed.changed()
+                    await feed.changed()
+        if feed.failure is not None and self._is_empty:
+            raise feed.failure.with_traceback(None)
         yield self.answer()
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._position.gap and self._position.cursor == self._feed.newest
 
     def answer(self) -> bytes:
         """The whole body, of what there is now; nothing, if it has been given."""
@@ -359,13 +429,13 @@ def _ndjson(entry: Published, ids: Ids) -> bytes:
         data = entry.data if entry.json else to_json(entry.data.decode())
         event = to_json(entry.event or "message")
         id_ = ids.of(entry.number).encode()
-        channel = entry.channel.encode()
-        entry.ndjson = b'{"id":"%s","channel":"%s","event":%s,"data":%s}\n' % (id_, channel, event, data)
+        channel = b'"channel":"%s",' % entry.channel.encode() if entry.channel else b""
+        entry.ndjson = b'{"id":"%s",%b"event":%s,"data":%s}\n' % (id_, channel, event, data)
     return entry.ndjson
 
 
 def _text(entry: Published, ids: Ids) -> bytes:
-    return entry.data + b"\n"
+    return entry.data + b"\n" if entry.number != ids.end else b""
 
 
 _ENCODE: dict[str, Callable[[Published, Ids], bytes]] = {"sse": _sse, "ndjson": _ndjson, "text": _text}

@@ -19,8 +19,9 @@ from handlers.limits import Limits
 from handlers.open_streams import Outcome
 from handlers.outgoing import Outgoing
 from media import channel as log
+from media import source
 from media.channel import Channel, History
-from media.source import RUN_BYTES, Feed, Following
+from media.source import RUN_BYTES, Feed, Following, SourceBroken
 from media.stretches import AudioFeed
 from media.subscriptions import EARLIEST, Events, channel
 from server import tls
@@ -881,6 +882,51 @@ async def test_who_is_behind_is_found_while_its_write_waits(monkeypatch: pytest.
     assert set(ends.outcomes) == {Outcome.BEHIND}
 
 
+@pytest.mark.parametrize("form", ["sse", "text"])
+@pytest.mark.gen_test
+async def test_a_feed_that_ends_ends_who_has_all_of_it(form: str) -> None:
+    """As whole, and who is slow when it has been sent the rest. Nothing is sent for an end without bytes."""
+    published = Channel()
+    feed, ends = Events((published,), form), Ends()
+    slow, quick = Sink(most=3), Sink()
+    with sinks(feed, [slow, quick], Fanout(0), ends=ends):
+        published.publish(b"a")
+        published.end()
+        await eventually(lambda: ends.outcomes)
+        assert ends.outcomes == [Outcome.COMPLETE]
+        slow.most = 10**9
+        slow.flow()
+        await eventually(lambda: len(ends.outcomes) == 2)
+        assert slow.taken == quick.taken
+        assert b"0\r\n\r\n" not in quick.taken
+
+
+class Failures(Ends):
+    """And by what."""
+
+    def fail(self, error: Exception) -> None:
+        self.failures.append(error)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Exception] = []
+
+
+@pytest.mark.gen_test
+async def test_a_feed_that_fails_fails_its_followers() -> None:
+    """Each behind what there is."""
+    published, failure = Channel(), SourceBroken("it")
+    feed, ends = Events((published,), "text"), Failures()
+    all_sinks = [Sink(), Sink()]
+    with sinks(feed, all_sinks, Fanout(0), ends=ends):
+        published.publish(b"a")
+        published.end(failure)
+        await eventually(lambda: len(ends.failures) == 2)
+        assert ends.failures == [failure] * 2
+        assert {sink.taken for sink in all_sinks} == {framed(b"a\n")}
+    assert ends.outcomes == []
+
+
 @pytest.mark.slow
 @pytest.mark.gen_test
 async def test_requests_are_answered_in_the_middle_of_a_round(tmp_path: Path) -> None:
@@ -966,12 +1012,12 @@ async def test_offered_is_what_every_kernel_was_asked_to_take() -> None:
     published = Channel(history=History(events=1000))
     all_sinks, to = [Sink() for _ in range(3 * fanout.SLICE)], Fanout(0)
     with sinks(Events((published,), "text"), all_sinks, to):
-        await to.offered()
+        await published.offered()
         assert not any(sink.taken for sink in all_sinks)
         runs(published, 3)
-        await to.offered()
+        await published.offered()
         assert {sink.taken.count(b"\n") for sink in all_sinks} == {3 * 3}
-    await to.offered()
+    await published.offered()
 
 
 @pytest.mark.gen_test
@@ -982,7 +1028,7 @@ async def test_who_takes_nothing_is_not_waited_for() -> None:
     feed = Events((published,), "text")
     with sinks(feed, [deaf], to, ends=ends), sinks(feed, [Sink()], to, ends=ends):
         runs(published, 3)
-        await to.offered()
+        await published.offered()
         assert deaf.waiting is not None
     assert ends.outcomes == []
 
@@ -990,11 +1036,11 @@ async def test_who_takes_nothing_is_not_waited_for() -> None:
 @pytest.mark.gen_test
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here for a tick that is far too long."""
-    monkeypatch.setattr(fanout, "OFFERING_SECONDS", 0.05)
+    monkeypatch.setattr(source, "OFFERING_SECONDS", 0.05)
     published, sink, to = Channel(), Sink(), Fanout(60)
     with sinks(Events((published,), "text"), [sink], to):
         published.publish(b"at once")
-        await to.offered()
+        await published.offered()
         published.publish(b"later")
-        await to.offered()
+        await published.offered()
         assert sink.taken == framed(b"at once\n")

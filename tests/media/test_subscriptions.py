@@ -12,12 +12,12 @@ import pytest
 
 from media import channel as log
 from media import subscriptions
-from media.channel import Channel, History
+from media.channel import Channel, History, Ids
 from media.generated import StreamRequest
 from media.parameters import BadParameter
 from media.records import FORMATS
-from media.source import Body, Following
-from media.subscriptions import EARLIEST, NAME, ChannelRow, Channels, channel
+from media.source import Body, Following, SourceBroken, SourceEnded, Watched
+from media.subscriptions import EARLIEST, NAME, ChannelRow, Channels, Events, channel
 
 ROWS = {
     "a": channel(title="A", history=3),
@@ -615,3 +615,62 @@ async def test_a_wait_that_is_none(channels: Channels, wait: str) -> None:
     with pytest.raises(BadParameter, match="wait must be"):
         async with subscribed(channels, "a", "json", wait=wait):
             pass
+
+
+# --- a channel that ends ---
+
+
+def test_the_end_of_a_channel_is_an_event() -> None:
+    """With an id of its own, for whoever has seen it."""
+    channel = Channel(ids=Ids("e"))
+    feed = Events((channel,), "sse")
+    assert (feed.ended, feed.failure) == (False, None)
+    channel.publish(b"a")
+    channel.end()
+    assert (feed.ended, feed.failure) == (True, None)
+    assert feed.after((0,), 100)[0] == b"id: e-1\ndata: a\n\nevent: end\nid: (end)\ndata: {}\n\n"
+    assert feed.position("e-1").cursor == (1,)
+    for last_event_id in (None, "e-2", "other"):
+        with pytest.raises(SourceEnded):
+            feed.position(last_event_id)
+
+
+def test_a_channel_that_fails_has_no_end_event() -> None:
+    """Who has all of it is told the failure."""
+    channel = Channel(ids=Ids("e"))
+    feed = Events((channel,), "text")
+    channel.publish(b"a")
+    failure = SourceBroken("it")
+    channel.end(failure)
+    assert (feed.ended, feed.failure) == (True, failure)
+    assert feed.after(feed.position("earliest").cursor, 100)[0] == b"a\n"
+    with pytest.raises(SourceBroken, match="it"):
+        feed.position("e-1")
+
+
+def test_its_followers_are_told_of_the_end() -> None:
+    """Once, when everything is there."""
+    channel, told = Channel(), list[bool]()
+    channel.attach(lambda: told.append(channel.ended))
+    channel.end()
+    assert told == [True]
+
+
+def test_who_lost_the_end_is_told_of_the_gap() -> None:
+    """Also when nothing is left to be sent: 204 would say that nothing was missed."""
+    channel = Channel(ids=Ids("e"), history=History(events=0), lag_bytes=1)
+    feed = Events((channel,), "sse")
+    for _ in range(3):
+        channel.publish(b"a")
+    channel.end()
+    assert json.loads(feed.position("e-1").gap) == {"last_event_id": "e-1", "first_id": None}
+
+
+@pytest.mark.gen_test
+async def test_offered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever those do who are waited for."""
+    monkeypatch.setattr("media.source.OFFERING_SECONDS", 0.05)
+    watched = Watched()
+    watched.attach(lambda: None, asyncio.Event().wait)  # type: ignore[arg-type]
+    watched.attach(list)
+    await watched.offered()
