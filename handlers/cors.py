@@ -35,6 +35,7 @@ _EXPOSED = ", ".join(
         "Content-Range",
         "ETag",
         "Link",
+        "Location",
         "Retry-After",
         "X-Request-Id",
         "icy-br",

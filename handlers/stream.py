@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from handlers.accept import wanted_format
-from handlers.resource import ALLOW, Problem
+from handlers.resource import ALLOW, Problem, Resource
 from handlers.serve import Delivery, StreamResource, serve
 from handlers.writers import Writers
 from media.generated import Stream, StreamRequest
@@ -29,12 +29,19 @@ class StreamsResource(StreamResource):
 
     async def answer(self, **parts: str) -> None:
         publishing = self.writers.publishing_is_open(self.request)
-        listed = [_facts(name, stream) for name, stream in self.streams.items()]
+        listed = []
+        for name, stream in self.streams.items():
+            facts = _facts(name, stream)
+            if stream.runs is not None:
+                facts["shared"] = stream.runs.facts()
+            if is_job(stream):
+                facts["job"] = {"publishing": publishing}
+            listed.append(facts)
         for name in self.channels:
-            stream = self.channels.stream(name)
-            assert stream is not None
+            channel = self.channels.stream(name)
+            assert channel is not None
             facts = self.channels.facts(name) | {"publishing": publishing}
-            listed.append(_facts(name, stream) | {"channel": facts})
+            listed.append(_facts(name, channel) | {"channel": facts})
         await self.send_json({"streams": listed})
 
 
@@ -54,7 +61,7 @@ class NamedStreamResource(StreamResource):
         self.default = default
 
     async def options(self, name: str = "") -> None:  # type: ignore[override]
-        if self.channels.get(name) is not None:
+        if self.channels.get(name) is not None or is_job(self.streams.get(name)):
             self.allow = ALLOW_OF_CHANNEL
         await super().options()
 
@@ -68,15 +75,7 @@ class NamedStreamResource(StreamResource):
             raise Problem(404, "There is no stream of this name: /streams lists them.")
         args = self.args
         self.vary_by("Accept")
-        request = StreamRequest(
-            args=args,
-            headers={key.lower(): value for key, value in self.request.headers.items()},
-            last_event_id=self.request.headers.get("Last-Event-ID", args.get("last_event_id")),
-            path=self.request.path,
-            remote_address=self.request.remote_ip or "",
-            method=self.request.method or "GET",
-        )
-        return stream.open(request, self._format(stream, args))
+        return stream.open(stream_request(self, args), self._format(stream, args))
 
     def _format(self, stream: Stream, args: Mapping[str, str]) -> Format | None:
         """What `?format=` or Accept asks for; None where the stream has a media type of its own."""
@@ -84,6 +83,24 @@ class NamedStreamResource(StreamResource):
             choice(args, "format", "text", tuple(FORMATS))
             return None
         return wanted_format(args, self.request.headers.get("Accept", ""), stream.formats)
+
+
+def stream_request(response: Resource, args: Mapping[str, str]) -> StreamRequest:
+    """What a stream may know of the request that is answered. `args`: its parameters."""
+    request = response.request
+    return StreamRequest(
+        args=args,
+        headers={key.lower(): value for key, value in request.headers.items()},
+        last_event_id=request.headers.get("Last-Event-ID", args.get("last_event_id")),
+        path=request.path,
+        remote_address=request.remote_ip or "",
+        method=request.method or "",
+    )
+
+
+def is_job(stream: Stream | None) -> bool:
+    """Whether it is one that POST starts, and DELETE ends."""
+    return stream is not None and stream.runs is not None and stream.runs.detached
 
 
 def _facts(name: str, stream: Stream) -> dict[str, object]:

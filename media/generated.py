@@ -7,11 +7,15 @@ bytes go out as they are, under the media type that the stream declares.
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from media.parameters import flag
 from media.producing import Call, Encoded, Function, Pieces
 from media.records import END_ID, FORMATS, Encoder, Format
 from media.source import Body, ByteChunks, Chunks, Facts, Source, SourceEnded
+
+if TYPE_CHECKING:
+    from media.shared import Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Stream:
         live: endless.
         parameters: of its own, as /streams lists them.
         close: releases what all its clients share; called once, when the process ends.
+        runs: of a function that all its clients share; None: each has its own.
     """
 
     title: str
@@ -56,6 +61,7 @@ class Stream:
     live: bool = False
     parameters: tuple[Mapping[str, object], ...] = ()
     close: Callable[[], Awaitable[None]] | None = None
+    runs: "Runs | None" = None
 
     @property
     def media_types(self) -> list[str]:

@@ -11,6 +11,7 @@ STREAMS = {"ticks": generated(ticks)}
 from media.generated import Stream, StreamRequest, generated
 from media.records import Event
 from media.rows import rows
+from media.shared import shared
 from media.source import BadRequest, Busy, NotFound
 from media.subscriptions import ChannelRow, channel
 from media.templating import template
@@ -26,5 +27,6 @@ __all__ = [
     "channel",
     "generated",
     "rows",
+    "shared",
     "template",
 ]

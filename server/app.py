@@ -1,5 +1,6 @@
 """The route table."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -8,17 +9,20 @@ from tornado.web import Application
 
 from handlers.audio import AudioResource
 from handlers.broadcast import BroadcastResource, MetadataResource
+from handlers.jobs import JobResource
 from handlers.live import MountResource, MountsResource
 from handlers.ops import HealthResource, ReadyResource, ServerResource
 from handlers.page import PageResource
 from handlers.publish import PublishResource
 from handlers.resource import READS, Missing
-from handlers.stream import NamedStreamResource, StreamsResource
+from handlers.stream import NamedStreamResource, StreamsResource, is_job
 from handlers.text import TextList, TextResource
+from media.generated import Stream
 from media.subscriptions import NAME
 from server.access_log import log_response
 from server.resources import Resources
 
+STREAM = r"/stream/(?P<name>.+)"
 MOUNT = rf"/audio/live/(?P<name>{NAME.pattern}?)(?P<part>|\.json)"
 
 
@@ -53,8 +57,9 @@ def make_app(resources: Resources) -> Application:
             (r"/admin/metadata", MetadataResource, sources),
             (r"/streams", StreamsResource, {**stream, "writers": resources.writers}),
             (r"/stream", NamedStreamResource, {**stream, "default": "lines"}),
-            Rule(_NotRead(r"/stream/(?P<name>.+)"), PublishResource, publish),
-            (r"/stream/(?P<name>.+)", NamedStreamResource, stream),
+            Rule(_Jobs(STREAM, resources.streams), JobResource, publish),
+            Rule(_NotRead(STREAM), PublishResource, publish),
+            (STREAM, NamedStreamResource, stream),
             (r"/large\.csv", NamedStreamResource, {**stream, "default": "large.csv"}),
             (r"/my-large-page\.html", NamedStreamResource, {**stream, "default": "large.html"}),
             (r"\*", ServerResource),
@@ -72,3 +77,19 @@ class _NotRead(PathMatches):
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         return None if request.method in READS else super().match(request)
+
+
+class _Jobs(_NotRead):
+    """The same, where the path is that of a job."""
+
+    def __init__(self, pattern: str, streams: Mapping[str, Stream]) -> None:
+        super().__init__(pattern)
+        self._streams = streams
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        found = super().match(request)
+        if found is None or not is_job(
+            self._streams.get(found["path_kwargs"]["name"].decode(errors="replace"))
+        ):
+            return None
+        return found

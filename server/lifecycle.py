@@ -18,7 +18,6 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 
-from handlers.open_streams import OpenStreams
 from media.database import CatalogueError
 from server import tls
 from server.app import make_app
@@ -112,7 +111,7 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
         (worker.ready if worker else _greet)(greeting)
         await signals.asked.wait()
         signals.rescan = lambda: None
-        await _drain(server, resources.delivery.open_streams, signals.hurried, settings.drain)
+        await _drain(server, resources, signals.hurried, settings.drain)
 
 
 def _server(settings: Settings, resources: Resources) -> Server:
@@ -199,12 +198,15 @@ def _greet(greeting: str) -> None:
         os.close(nowhere)
 
 
-async def _drain(
-    server: Server, open_streams: OpenStreams, hurried: asyncio.Event, drain_seconds: float
-) -> None:
-    """Stop accepting, end what is endless, give finite bodies their time, break off the rest."""
+async def _drain(server: Server, resources: Resources, hurried: asyncio.Event, drain_seconds: float) -> None:
+    """Stop accepting, end what is endless, give finite bodies their time, break off the rest.
+
+    Generators that clients share are cancelled, and have the same time to close.
+    """
+    open_streams = resources.delivery.open_streams
     log.info("draining; responses under way: %d", len(server.at_work))
     open_streams.drain()
+    closed = asyncio.create_task(resources.end_runs(drain_seconds), name="the end of what is shared")
     server.stop()
     await asyncio.sleep(SETTLE_SECONDS)
     rested = asyncio.create_task(server.rested(open_streams), name="the last response")
@@ -214,7 +216,8 @@ async def _drain(
         log.warning("broken off; responses that did not end in time: %d", len(server.at_work))
         open_streams.break_off()
         await asyncio.wait({rested}, timeout=BREAK_OFF_SECONDS)
-    for task in (rested, hurry):
+    await asyncio.wait({closed, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (rested, closed, hurry):
         task.cancel()
-    await asyncio.wait({rested, hurry})
+    await asyncio.wait({rested, closed, hurry})
     await server.close_all_connections()

@@ -92,6 +92,11 @@ class Resources:
         """Whether requests are taken."""
         return self.accepting and not self.delivery.open_streams.draining
 
+    async def end_runs(self, seconds: float) -> None:
+        """Cancel the generators that clients share, and give them so long to close."""
+        runs = [stream.runs for stream in self.streams.values() if stream.runs is not None]
+        await asyncio.gather(*(each.close(seconds) for each in runs))
+
 
 @asynccontextmanager
 async def open_resources(settings: Settings, *, progress: bool = False) -> AsyncIterator[Resources]:

@@ -22,6 +22,7 @@ from handlers.open_streams import OpenStreams
 from handlers.serve import Delivery, NginxFiles, StreamResource, serve
 from handlers.writers import Writers
 from media.catalogue import Catalogue
+from media.generated import Stream
 from media.live import Mounts
 from media.shipped import STREAMS
 from media.source import Body, Chunks, Facts, Feed, Following, Source
@@ -293,7 +294,7 @@ async def serving(
     encryption: ssl.SSLContext | None = None,
     proxies: str = "",
     rate_limit: int = 0,
-    channels: Mapping[str, ChannelRow] | None = None,
+    channels: Mapping[str, Stream | ChannelRow] | None = None,
     tick_seconds: float = TICK_SECONDS,
     grace_seconds: float = 10,
     source_seconds: float = 10,
@@ -308,7 +309,7 @@ async def serving(
         rate_limit: bytes a second.
         routes: their arguments may hold `"delivery": None`: it is filled in.
         encryption: None: plain HTTP.
-        channels: beside those that come with Millrace.
+        channels: beside those that come with Millrace; streams, too.
     """
     catalogue = Catalogue(f"sqlite+aiosqlite:///{root}.sqlite3")
     async with catalogue if scan else nullcontext():
@@ -360,4 +361,5 @@ async def serving(
             delivery.open_streams.break_off()
             await server.close_all_connections()
             await asyncio.wait_for(delivery.open_streams.ended(), 10)
+            await resources.end_runs(5)
             await resources.scanner.stop()

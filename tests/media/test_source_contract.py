@@ -30,6 +30,7 @@ from media.live import Mount
 from media.pieces import Piece
 from media.records import FORMATS, Item, Record
 from media.rows import Query, rows
+from media.shared import shared
 from media.shipped import STREAMS
 from media.source import (
     CHUNK_LIMIT,
@@ -155,6 +156,22 @@ def followed(form: str, **args: str) -> Make:
     return lambda world: a_channel(world).open(request, FORMATS[form])
 
 
+def all_of_a_run(form: str, **args: str) -> Make:
+    """Of a shared stream, whose generator is closed with it: by itself it would go on for a while."""
+
+    @asynccontextmanager
+    async def opened(world: World) -> AsyncGenerator[Body, None]:
+        stream = shared(world.items)
+        assert stream.close is not None
+        try:
+            async with stream.open(StreamRequest(args), FORMATS[form]) as body:
+                yield body
+        finally:
+            await stream.close()
+
+    return opened
+
+
 def live_audio(world: World) -> Source:
     """With all of it as the burst."""
     mount = Mount("m", Ids(), burst_seconds=60, grace_seconds=0)
@@ -192,6 +209,8 @@ SOURCES: dict[str, Make] = {
     **{f"large.csv_{form}": opened(shipped_rows, form, rows="4100") for form in FORMATS},
     **{f"channel_{form}": followed(form) for form in ("sse", "ndjson", "text")},
     "channel_poll": followed("json", wait="60"),
+    **{f"shared_{form}": all_of_a_run(form) for form in ("sse", "ndjson", "text")},
+    "shared_poll": all_of_a_run("json", wait="60"),
     "live_audio": live_audio,
     "large.html": opened(lambda world: STREAMS["large.html"], rows="2100"),
 }  # fmt: skip
