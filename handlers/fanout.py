@@ -229,7 +229,7 @@ class _Audience:
             elif cursor != newest or ended:
                 self._catch_up(subscriber)
                 last = self._runs.get((cursor, True))
-                if last is not None and (last.more or ended):
+                if last is not None and (last.more or ended or not last.length):
                     last = None
 
     def _rest(self) -> None:

@@ -13,7 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +30,7 @@ from handlers.pump import Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
-from media.source import Body, Chunks, Facts, FellBehind, Source, SourceError
+from media.source import Body, Chunks, Facts, FellBehind, Following, Source, SourceError
 
 RETRY_AFTER_SECONDS = 10
 """When to come back who found too many streams open."""
@@ -131,10 +131,9 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
         try:
             plan = _respond(response, body, attachment)
             if plan is not None and body.following is not None and not delivery.rate.bytes_per_second:
-                if await pump.begin(body.following):
-                    _follow(response, pump, source, body, client)
+                if following := await _beginning_sent(response, pump, body, body.following):
+                    _follow(response, pump, source, body, following, client)
                     return
-                _end(response, pump, whole=False)
             elif plan is not None:
                 await _send(response, pump, body, plan)
         except BaseException:
@@ -152,7 +151,37 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
             delivery.open_streams.let_go(pump, client)
 
 
-def _follow(response: StreamResource, pump: Pump, source: Source, body: Body, client: str) -> None:
+async def _beginning_sent(
+    response: StreamResource, pump: Pump, body: Body, following: Following
+) -> Following | None:
+    """Have what is followed begin, and send a client what it gets of its own before it follows.
+
+    Gives how it goes on. None: the response has ended meanwhile.
+
+    Raises:
+        SourceError: there is nothing to follow.
+    """
+    if not await pump.begin(following):
+        _end(response, pump, whole=False)
+        return None
+    _frame(response, body, {})
+    first = following.first
+    if first is None:
+        return following
+    chunks = following.beginning()
+    while True:
+        outcome = await pump.send(chunks, live=True, heartbeat=body.facts.heartbeat)
+        if outcome is not Outcome.COMPLETE:
+            await _conclude(response, pump, body, outcome)
+            return None
+        if not following.feed.lost(first.cursor):
+            return replace(following, cursor=first.cursor, opening=b"", first=None)
+        chunks = first.chunks()  # while the client took the last of it, others were quicker
+
+
+def _follow(
+    response: StreamResource, pump: Pump, source: Source, body: Body, following: Following, client: str
+) -> None:
     """Have the pump send what many follow. Returns at once; the response ends when that has ended."""
 
     async def conclude() -> None:
@@ -167,10 +196,8 @@ def _follow(response: StreamResource, pump: Pump, source: Source, body: Body, cl
             await source.__aexit__(None, None, None)
             response.delivery.open_streams.let_go(pump, client)
 
-    assert body.following is not None
-    _frame(response, body, {})
     response.goes_on = True
-    pump.follow(body.following, response.delivery.fanout, body.facts.heartbeat, conclude)
+    pump.follow(following, response.delivery.fanout, body.facts.heartbeat, conclude)
     # It may be open for hours, and these are 2 KB.
     response.request.headers.clear()
     for name in ("Date", *response.set_headers):

@@ -181,7 +181,7 @@ async def whole_code_points(raw: ByteChunks) -> ByteChunks:
     async with aclosing(raw):
         async for chunk in raw:
             joined = rest + chunk if rest else chunk
-            cut = _code_point_end(joined)
+            cut = code_point_end(joined)
             rest = bytes(joined[cut:])
             if cut:
                 yield joined[:cut]
@@ -230,10 +230,10 @@ class _Decoder:
 def code_point_boundary(descriptor: int, position: int) -> int:
     """The nearest boundary of a code point up to `position` in a file of UTF-8. Reads on the loop."""
     begin = max(0, position - 4)
-    return begin + _code_point_end(os.pread(descriptor, position - begin, begin))
+    return begin + code_point_end(os.pread(descriptor, position - begin, begin))
 
 
-def _code_point_end(text: bytes | memoryview) -> int:
+def code_point_end(text: bytes | memoryview) -> int:
     """How many bytes of `text` come before a code point that is begun and not finished."""
     for back in range(1, min(3, len(text)) + 1):
         byte = text[-back]

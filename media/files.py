@@ -74,8 +74,8 @@ class OpenFile:
 
 
 @asynccontextmanager
-async def file(root: Path, name: str, media_type: str) -> AsyncGenerator[Body, None]:
-    """The source of the file `name` (relative, '/' between folders) under `root`, byte for byte."""
+async def file(root: Path | None, name: str, media_type: str) -> AsyncGenerator[Body, None]:
+    """The source of the file `name`, byte for byte; root and name as `opened` has them."""
     with opened(root, name) as handle:
         facts = Facts(media_type, length=handle.length, etag=handle.etag, modified=handle.modified)
 
@@ -86,8 +86,11 @@ async def file(root: Path, name: str, media_type: str) -> AsyncGenerator[Body, N
 
 
 @contextmanager
-def opened(root: Path, name: str) -> Iterator[OpenFile]:
-    """Open the file `name` under `root`, and close it on leaving.
+def opened(root: Path | None, name: str) -> Iterator[OpenFile]:
+    """Open the file `name` (relative, '/' between folders) under `root`, and close it on leaving.
+
+    Args:
+        root: None: `name` is a path that no client has a part in, and may lead anywhere.
 
     Raises:
         SourceNotFound: there is no such regular file, it lies outside the root, is hidden or forbidden.
@@ -95,7 +98,7 @@ def opened(root: Path, name: str) -> Iterator[OpenFile]:
         SourceBroken: the disk failed.
     """
     try:
-        path = resolve(root, name)
+        path = name if root is None else resolve(root, name)
         descriptor = os.open(path, _OPEN)
     except OSError as error:
         raise _source_error(error, name) from error
@@ -224,15 +227,19 @@ async def read(descriptor: int, start: int, stop: int, chunk_bytes: int = READ_B
         SourceBroken: the file ends before `stop`, or the disk failed.
     """
     while start < stop:
-        chunk = await _read_once(descriptor, start, min(chunk_bytes, stop - start))
+        chunk = await read_once(descriptor, start, min(chunk_bytes, stop - start))
         if not chunk:
             raise _shrank(start)
         start += len(chunk)
         yield chunk
 
 
-async def _read_once(descriptor: int, start: int, length: int) -> memoryview:
-    """Up to `length` bytes from `start`: at once if the page cache has them, else through a thread."""
+async def read_once(descriptor: int, start: int, length: int) -> memoryview:
+    """Up to `length` bytes from `start`: at once if the page cache has them, else through a thread.
+
+    Raises:
+        SourceBroken: the disk failed.
+    """
     buffer = bytearray(length)
     try:
         if _NOWAIT:

@@ -305,6 +305,13 @@ def sse_event(
     return utf8(head) + b"data: " + data + b"\n\n"
 
 
+def sse_line(line: bytes, id: bytes) -> bytes:  # noqa: A002
+    """The event of one line of a text, whose end (LF or CRLF, or none) is no part of the data."""
+    if b"\r" in line or not line.endswith(b"\n"):
+        return sse_event(line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n"), id.decode())
+    return b"id: %b\ndata: %b\n" % (id, line)  # the line has its own end
+
+
 def sse_retry() -> bytes:
     """How long the client is to wait before it connects again: a random time, so they come one by one."""
     return b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS)

@@ -37,7 +37,7 @@ The tree of errors:
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -233,6 +233,17 @@ class Watched:
             changed()
 
 
+class First(Protocol):
+    """What a client is sent of its own before it follows a feed, such as what the feed no longer keeps."""
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where in the feed it goes on, once its chunks have ended."""
+
+    def chunks(self) -> "ByteChunks":
+        """What is missing up to a place that the feed keeps. Called again, it goes on from the cursor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Following:
     """One client's way along a feed.
@@ -240,6 +251,7 @@ class Following:
     Args:
         cursor: where it begins.
         opening: what it is sent first.
+        first: what it is sent behind that; then `first.cursor` is where it begins. None: nothing.
         own: makes of each run of bytes what this client is sent, which may hold something of its own;
             called once for each, in order. None: they are sent as they are.
         begin: starts what makes the feed, if nobody has, and waits until there is a first piece or none will
@@ -250,6 +262,7 @@ class Following:
     cursor: Cursor
     opening: bytes = b""
     own: Callable[[bytes], bytes] | None = None
+    first: First | None = None
     begin: Callable[[], Awaitable[None]] | None = None
 
     async def begun(self, seconds: float) -> None:
@@ -271,9 +284,10 @@ class Following:
         """
         if self.begin is not None:
             await self.begin()
-        if self.opening:
-            yield self.opening
-        cursor = self.cursor
+        async with aclosing(self.beginning()) as beginning:
+            async for chunk in beginning:
+                yield chunk
+        cursor = self.cursor if self.first is None else self.first.cursor
         changed = asyncio.Event()
         self.feed.attach(changed.set)
         try:
@@ -292,6 +306,15 @@ class Following:
                 await changed.wait()
         finally:
             self.feed.detach(changed.set)
+
+    async def beginning(self) -> "ByteChunks":
+        """What the client is sent of its own, up to where it follows."""
+        if self.opening:
+            yield self.opening
+        if self.first is not None:
+            async with aclosing(self.first.chunks()) as first:
+                async for chunk in first:
+                    yield chunk
 
 
 @dataclass(frozen=True, slots=True)

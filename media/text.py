@@ -12,9 +12,9 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 from media import decoding
-from media.files import OpenFile, opened, read, regions
+from media.files import READ_BYTES, OpenFile, opened, read, read_once, regions
 from media.library import MEDIA_TYPES, SIDECARS
-from media.records import FORMATS, sse_event
+from media.records import FORMATS, sse_event, sse_line
 from media.source import (
     CHUNK_LIMIT,
     BadParameter,
@@ -44,6 +44,7 @@ async def text(
     *,
     encoding: str = "",
     pace_seconds: float = 0,
+    tail: int | None = None,
     codings: Sequence[str] = (),
 ) -> AsyncGenerator[Body, None]:
     """The source of a text file as `text/plain` in UTF-8, or of the same coded where that lies beside it.
@@ -52,6 +53,7 @@ async def text(
         encodings: what earlier requests found out.
         encoding: Python's name of the file's encoding, where the client knows it; empty: find out.
         pace_seconds: the pause after every line; 0: none.
+        tail: so many lines, the last ones, are all that is sent; None: all are.
         codings: content codings that the client takes, best first, each one of `SIDECARS`.
 
     Raises:
@@ -59,13 +61,17 @@ async def text(
     """
     with ExitStack() as stack:
         handle = stack.enter_context(opened(root, name))
-        found = await _encoding(handle, name, encodings, encoding)
+        found = await encoding_of(handle, name, encodings, encoding)
 
         def cut(start: int, stop: int) -> Chunks:
             return regions(handle.descriptor, start, stop, decoding.code_point_boundary)
 
-        if pace_seconds:
-            yield Body(Facts(PLAIN), chunks=lambda: _paced(_utf8(handle, found, 0), pace_seconds))
+        def chunks() -> ByteChunks:
+            raw = _utf8(handle, found, 0) if tail is None else _last_lines(handle, found, tail)
+            return _paced(raw, pace_seconds) if pace_seconds else raw
+
+        if pace_seconds or tail is not None:
+            yield Body(Facts(PLAIN), chunks=chunks)
         elif found.clean:
             for coding in codings:
                 if sidecar := _sidecar(root, name + SIDECARS[coding], handle, stack):
@@ -75,7 +81,7 @@ async def text(
             yield Body(facts, chunks=lambda: cut(0, handle.length), slice=cut, path=handle.path)
         else:
             facts = Facts(PLAIN, etag=f'W/{handle.etag[:-1]}-{found.name}"', modified=handle.modified)
-            yield Body(facts, chunks=lambda: _utf8(handle, found, 0))
+            yield Body(facts, chunks=chunks)
 
 
 @asynccontextmanager
@@ -87,23 +93,25 @@ async def text_events(
     encoding: str = "",
     after: int | None = None,
     pace_seconds: float = 0,
+    tail: int | None = None,
 ) -> AsyncGenerator[Body, None]:
     """The source of a text file as server-sent events, one a line, then `event: end`.
 
     Args:
         after: bytes of the UTF-8 text that the client has; None: it begins.
+        tail: so many lines before the end is where it begins then; None: at the beginning.
 
     Raises:
         SourceNotFound: there is no such file, or it is not text.
         SourceEnded: the client has it all.
     """
     with opened(root, name) as handle:
-        found = await _encoding(handle, name, encodings, encoding)
+        found = await encoding_of(handle, name, encodings, encoding)
         if after is not None and after >= await _utf8_length(handle, found):
             raise SourceEnded(f"{after} is the end of {name!r}")
         facts = Facts(EVENTS.media_type, heartbeat=EVENTS.heartbeat)
-        start = after or 0
-        yield Body(facts, chunks=lambda: _events(_utf8(handle, found, start), start, pace_seconds))
+        lines = tail if after is None else None
+        yield Body(facts, chunks=lambda: _events(handle, found, after or 0, lines, pace_seconds))
 
 
 async def split_lines(raw: ByteChunks) -> AsyncGenerator[list[bytes], None]:
@@ -126,7 +134,7 @@ async def split_lines(raw: ByteChunks) -> AsyncGenerator[list[bytes], None]:
         yield [rest]
 
 
-async def _encoding(
+async def encoding_of(
     handle: OpenFile, name: str, encodings: decoding.EncodingCache, asked: str
 ) -> decoding.Encoding:
     if PurePosixPath(name).suffix.lower() in MEDIA_TYPES:
@@ -195,6 +203,68 @@ async def _utf8_length(handle: OpenFile, encoding: decoding.Encoding) -> int:
     return length
 
 
+async def _tail_start(handle: OpenFile, encoding: decoding.Encoding, lines: int) -> int:
+    """Where in the UTF-8 text its last `lines` lines begin. What has no end is the last one."""
+    length = handle.length
+    if encoding.clean:
+        unfinished = bytes(await read_once(handle.descriptor, max(0, length - 1), 1)) not in (b"", b"\n")
+        return await lines_back(handle.descriptor, length, lines - unfinished) if lines else length
+    # The file is decoded twice and once more to be sent: its lines cannot be found from its end on.
+    count, length, last = 0, 0, b""
+    async with aclosing(_utf8(handle, encoding, 0)) as chunks:
+        async for chunk in chunks:
+            last = bytes(chunk)
+            count, length = count + last.count(b"\n"), length + len(last)
+            await asyncio.sleep(0)
+    skipped = count + (not last.endswith(b"\n") and length > 0) - lines
+    return length if not lines else await _line_start(_utf8(handle, encoding, 0), skipped)
+
+
+async def _line_start(raw: ByteChunks, lines: int) -> int:
+    """Where the line begins that so many are before."""
+    position = 0
+    async with aclosing(raw):
+        async for chunk in raw:
+            if lines <= 0:
+                return position
+            data = bytes(chunk)
+            ends = data.count(b"\n")
+            if ends >= lines:
+                return position + len(data) - len(data.split(b"\n", lines)[-1])
+            position, lines = position + len(data), lines - ends
+            await asyncio.sleep(0)
+    return position
+
+
+async def lines_back(descriptor: int, stop: int, lines: int, least: int = 0) -> int:
+    """Where the last `lines` lines before `stop` begin. What has no end is none.
+
+    Args:
+        least: where it is not looked any further, and what it gives then; at least 0.
+
+    Raises:
+        SourceBroken: the disk failed.
+    """
+    least = max(0, least)
+    while stop > least:
+        start = max(least, stop - READ_BYTES)
+        chunk = bytes(await read_once(descriptor, start, stop - start))
+        ends = chunk.count(b"\n")
+        if ends > lines:
+            return start + len(chunk) - len(chunk.split(b"\n", ends - lines)[-1])
+        lines -= ends
+        stop = start
+        await asyncio.sleep(0)
+    return least
+
+
+async def _last_lines(handle: OpenFile, encoding: decoding.Encoding, lines: int) -> ByteChunks:
+    start = await _tail_start(handle, encoding, lines)
+    async with aclosing(_utf8(handle, encoding, start)) as raw:
+        async for chunk in raw:
+            yield chunk
+
+
 async def _paced(raw: ByteChunks, seconds: float) -> ByteChunks:
     async with aclosing(split_lines(raw)) as batches:
         async for lines in batches:
@@ -203,8 +273,13 @@ async def _paced(raw: ByteChunks, seconds: float) -> ByteChunks:
                 await asyncio.sleep(seconds)
 
 
-async def _events(raw: ByteChunks, position: int, pace_seconds: float) -> ByteChunks:
-    """The lines as events, gathered unless they are paced; `position` is where `raw` starts in the text."""
+async def _events(
+    handle: OpenFile, encoding: decoding.Encoding, position: int, tail: int | None, pace_seconds: float
+) -> ByteChunks:
+    """The text from `position` on, or its last lines, as events, gathered unless they are paced."""
+    if tail is not None:
+        position = await _tail_start(handle, encoding, tail)
+    raw = _utf8(handle, encoding, position)
     gathered: list[bytes] = []
     gathered_bytes = 0
     # The mark is no part of the first line. Nor is the rest of a code point where a client made up its id.
@@ -214,7 +289,7 @@ async def _events(raw: ByteChunks, position: int, pace_seconds: float) -> ByteCh
             for line in lines:
                 position += len(line)
                 shown, trim = trim(line) if trim else line, None
-                event = _event(shown, position)
+                event = sse_line(shown, b"%d" % position)
                 if pace_seconds:
                     yield event
                     await asyncio.sleep(pace_seconds)
@@ -236,9 +311,3 @@ def _without_mark(line: bytes) -> bytes:
 
 def _without_continuations(line: bytes) -> bytes:
     return line.lstrip(decoding.CONTINUATIONS)
-
-
-def _event(line: bytes, position: int) -> bytes:
-    if b"\r" in line or not line.endswith(b"\n"):
-        return sse_event(line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n"), str(position))
-    return b"id: %d\ndata: %b\n" % (position, line)  # the line has its own end

@@ -1,0 +1,98 @@
+"""A client of a file that grows, without HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+from media.generated import StreamRequest
+from media.growing import Growing, growing_files
+from media.records import FORMATS
+from media.source import Body
+from media.tail import Followed
+from tests.media.test_records import Seen, events_of
+from tests.serving import eventually
+
+
+class Follower:
+    """What one client has been sent so far."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.received = bytearray()
+        self.error: Exception | None = None
+
+    async def read(self) -> None:
+        """Take in all that comes."""
+        try:
+            async with aclosing(self.body.chunks()) as chunks:
+                async for chunk in chunks:
+                    assert chunk
+                    self.received += chunk  # type: ignore[arg-type]
+        except Exception as error:
+            self.error = error
+
+    @property
+    def events(self) -> list[Seen]:
+        """As SSE."""
+        return events_of(bytes(self.received))
+
+    @property
+    def lines(self) -> list[str]:
+        """The data of the events that are lines."""
+        return [event.data for event in self.events if event.event == "message"]
+
+    async def until(self, text: str, times: int = 1) -> None:
+        """Wait until this has come so often."""
+        await eventually(lambda: self.received.count(text.encode()) >= times or self.error, 10)
+        assert self.error is None, self.error
+
+
+@asynccontextmanager
+async def following(
+    path: Path, last_event_id: str | None = None, lines: int | None = None, form: str = "sse"
+) -> AsyncIterator[Follower]:
+    """A client that follows the file at `path`, on a loop of its own time."""
+    request = StreamRequest(last_event_id=last_event_id)
+    async with Followed(None, str(path), request, FORMATS[form], lines=lines, encoding="utf-8") as body:
+        follower = Follower(body)
+        reading = asyncio.create_task(follower.read())
+        try:
+            yield follower
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+
+
+def read_of(path: Path) -> Growing:
+    """The one reader of a file that is followed by somebody."""
+    files = growing_files()
+    growing = files.hold(None, str(path))
+    growing.holders -= 1
+    return growing
+
+
+def append(path: Path, text: str | bytes) -> None:
+    """As a program writes to its log."""
+    with path.open("ab") as log:
+        log.write(text if isinstance(text, bytes) else text.encode())
+
+
+def move(path: Path, suffix: str = ".1") -> Path:
+    """Rename it, as a rotation does; where it is now."""
+    return path.rename(path.with_name(path.name + suffix))
+
+
+def rewrite(path: Path, text: str | bytes) -> None:
+    """Cut it and write it again, or anew."""
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def content(path: Path) -> str:
+    """All of it."""
+    return path.read_text(encoding="utf-8")
+
+
+def delete(path: Path) -> None:
+    """Take its name away."""
+    path.unlink()
