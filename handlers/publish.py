@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from email.message import Message
 from math import inf
 from typing import Any, Protocol
+from unicodedata import normalize
 from urllib.parse import unquote
 
 import orjson
@@ -79,8 +80,13 @@ class PublishResource(Resource):
         """The body, by its first bytes."""
         self.body: Taking | None = None
         self.take_any_length()
-        if self.channels.get(unquote(self.request.path).removeprefix("/stream/")) is not None:
+        name = normalize("NFC", unquote(self.request.path).removeprefix("/stream/"))
+        if self.channels.get(name) is not None:
             self.allow = ALLOW_OF_CHANNEL
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """The channel's name in the form that it has in the table."""
+        return normalize("NFC", super().decode_argument(value, name))
 
     def prepare(self) -> None:
         """Whatever can be said before the body comes is said: who waits for 100 (Continue) never sends it."""

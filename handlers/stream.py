@@ -1,6 +1,7 @@
 """/stream and /streams: the named streams."""
 
 from collections.abc import Mapping
+from unicodedata import normalize
 from urllib.parse import quote
 
 from handlers.accept import wanted_format
@@ -59,6 +60,10 @@ class NamedStreamResource(StreamResource):
         self.streams = streams
         self.channels = channels
         self.default = default
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """The stream's name in the form that it has in the table."""
+        return normalize("NFC", super().decode_argument(value, name))
 
     async def options(self, name: str = "") -> None:  # type: ignore[override]
         if self.channels.get(name) is not None or is_job(self.streams.get(name)):

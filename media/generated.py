@@ -7,12 +7,12 @@ bytes go out as they are, under the media type that the stream declares.
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from media.parameters import flag
-from media.producing import Call, Encoded, Function, Pieces
+from media.producing import HEAP_BYTES, Call, Function
 from media.records import END_ID, FORMATS, Encoder, Format
-from media.source import Body, ByteChunks, Chunks, Facts, Source, SourceEnded
+from media.source import CHUNK_LIMIT, Body, ByteChunks, Chunks, Facts, Source, SourceEnded
 
 if TYPE_CHECKING:
     from media.shared import Runs
@@ -72,6 +72,52 @@ class Stream:
 def formats_from(first: str) -> tuple[Format, ...]:
     """Every format, the one named `first` in front."""
     return (FORMATS[first], *(form for name, form in FORMATS.items() if name != first))
+
+
+class Encoded:
+    """Items as bytes of a format."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.add = encoder.add
+        self._encoder = encoder
+
+    @property
+    def full(self) -> bool:
+        return self._encoder.size >= HEAP_BYTES
+
+    def take(self) -> list[bytes]:
+        return [taken] if (taken := self._encoder.take()) else []
+
+
+class Pieces:
+    """Bytes as they are; text as UTF-8. Empty ones are left out, larger ones than CHUNK_LIMIT are cut."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, item: Any) -> None:
+        if isinstance(item, str):
+            item = item.encode("utf-8", "replace")
+        elif not isinstance(item, bytes):
+            if not isinstance(item, bytearray | memoryview):
+                raise TypeError(
+                    f"the items of a stream with a media_type are bytes, not {type(item).__name__}"
+                )
+            item = bytes(item)  # whose it is may write to it again
+        self._size += len(item)
+        if len(item) > CHUNK_LIMIT:
+            self._pieces += [item[at : at + CHUNK_LIMIT] for at in range(0, len(item), CHUNK_LIMIT)]
+        elif item:
+            self._pieces.append(item)
+
+    @property
+    def full(self) -> bool:
+        return self._size >= HEAP_BYTES
+
+    def take(self) -> list[bytes]:
+        taken, self._pieces, self._size = self._pieces, [], 0
+        return taken
 
 
 def generated(

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import sys
 import traceback
+import unicodedata
 from collections.abc import Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -14,10 +15,9 @@ from media.subscriptions import ChannelRow
 
 Row = Stream | ChannelRow
 
-NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
-"""What a stream may be called: letters, digits, `.`, `-`, `_`, and `/` between such names."""
-
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 _NAME_LENGTH = 200
+_SAID_LENGTH = 300
 
 
 class OwnStreamsError(Exception):
@@ -25,7 +25,7 @@ class OwnStreamsError(Exception):
 
 
 def load(named: str) -> dict[str, Row]:
-    """The streams of one module. Blocking: it runs the module.
+    """The streams of one module, by their names in normal form (NFC). Blocking: it runs the module.
 
     Args:
         named: a file that ends in `.py`, or the name of a module that can be imported. What lies beside the
@@ -38,17 +38,48 @@ def load(named: str) -> dict[str, Row]:
     rows = getattr(module, "STREAMS", None)
     if not isinstance(rows, Mapping):
         raise OwnStreamsError(f"{named} has no STREAMS, a dict of names and streams")
-    for name, row in rows.items():
-        if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > _NAME_LENGTH:
+    streams: dict[str, Row] = {}
+    for given, row in rows.items():
+        name = unicodedata.normalize("NFC", given) if isinstance(given, str) else ""
+        if not _is_name(name):
             raise OwnStreamsError(
-                f"{named}: a stream's name must have letters, digits, '.', '-', '_' and '/' between them,"
-                f" not {name!r}"
+                f"{named}: a stream's name must be 1 to {_NAME_LENGTH} letters, digits, '.', '-' and '_', "
+                f"with '/' between such names, not {given!r}"
             )
+        if name in streams:
+            raise OwnStreamsError(f"{named}: two streams have the name {name!r}, in two normal forms")
         if not isinstance(row, Stream | ChannelRow):
             raise OwnStreamsError(
                 f"{named}: {name!r} must be a stream, such as generated(function), not {type(row).__name__}"
             )
-    return dict(rows)
+        streams[name] = row
+    return streams
+
+
+def files_of(named: str) -> set[Path]:
+    """The file of a module of streams, and those that were imported from beside it."""
+    folder = _folder_of(named)
+    files = {
+        Path(file) for module in tuple(sys.modules.values()) if (file := getattr(module, "__file__", None))
+    }
+    files = {file for file in files if folder in file.parents and _is_theirs(str(file))}
+    return files | {Path(named).expanduser().absolute()} if named.endswith(".py") else files
+
+
+def files_beside(named: str) -> set[Path]:
+    """Those that could have been imported, too: where an import has failed, they are nowhere else."""
+    folder = _folder_of(named)
+    return files_of(named) | {*folder.glob("*.py")} | {*folder.glob("*/*.py")}
+
+
+def _folder_of(named: str) -> Path:
+    return Path(named).expanduser().absolute().parent if named.endswith(".py") else Path.cwd()
+
+
+def _is_name(name: str) -> bool:
+    # The vowels of some scripts are marks, and a mark is no letter for `re`.
+    letters = "".join(each for each in name if not unicodedata.category(each).startswith("M"))
+    return len(name) <= _NAME_LENGTH and _NAME.fullmatch(letters) is not None
 
 
 def _module(named: str) -> ModuleType:
@@ -60,9 +91,10 @@ def _module(named: str) -> ModuleType:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # SystemExit too
         del sys.modules[spec.name]
-        raise OwnStreamsError(f"{named} fails: {_where(error, Path(spec.origin or named))}") from error
+        where = _where(error, Path(spec.origin or named).parent)
+        raise OwnStreamsError(f"{named} fails: {where}") from error
     return module
 
 
@@ -76,11 +108,18 @@ def _spec_of_file(named: str) -> ModuleSpec | None:
 
 
 def _spec_of_module(named: str) -> ModuleSpec | None:
-    _look_in(Path.cwd())
+    folder = Path.cwd()
+    _look_in(folder)
     try:
         return importlib.util.find_spec(named)
-    except (ImportError, ValueError):  # of what it lies in
+    except ModuleNotFoundError as error:
+        if error.name is not None and named.startswith(error.name):
+            return None
+        raise OwnStreamsError(f"{named} fails: {_where(error, folder)}") from error
+    except ValueError:  # no name at all, or that of something that was not imported
         return None
+    except BaseException as error:  # of the package that it lies in
+        raise OwnStreamsError(f"{named} fails: {_where(error, folder)}") from error
 
 
 def _look_in(folder: Path) -> None:
@@ -89,13 +128,27 @@ def _look_in(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def _where(error: BaseException, path: Path) -> str:
-    """The line that failed, the last in the user's own folder, and what the error says."""
-    said = "".join(traceback.format_exception_only(error)).strip().rpartition("\n")[2]
+def _where(error: BaseException, folder: Path) -> str:
+    """In one line: the line that failed, the last in the user's own folder, and what the error says."""
+    said = traceback.format_exception_only(error)
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{Path(error.filename).name}, line {error.lineno}: {said}"
+        line = (error.text or "").strip()
+        return _at(error.filename, error.lineno, line) + _in_one_line(said[-1])
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).parent == path.parent]
-    if not own:
-        return said
-    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}, {own[-1].line}: {said}"
+    own = [frame for frame in frames if folder in Path(frame.filename).parents and _is_theirs(frame.filename)]
+    where = _at(own[-1].filename, own[-1].lineno, own[-1].line) if own else ""
+    return where + _in_one_line(said[0])
+
+
+def _at(filename: str, number: int | None, line: str | None) -> str:
+    return f"{Path(filename).name}, line {number}{f', {line}' if line else ''}: "
+
+
+def _in_one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SAID_LENGTH else text[: _SAID_LENGTH - 1] + "…"
+
+
+def _is_theirs(filename: str) -> bool:
+    """Whether it is a user's, and not of Millrace or a package, which may lie in a folder of his."""
+    return "site-packages" not in Path(filename).parts and Path(__file__).parent != Path(filename).parent

@@ -6,6 +6,7 @@ An absent parameter is the default; an empty one is malformed.
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,15 +114,19 @@ class Declared:
         try:
             config = ConfigDict(allow_inf_nan=False)
             self._model = create_model("Parameters", __config__=config, **aliased)  # type: ignore[call-overload]
-            schema = self._model.model_json_schema()
+            with warnings.catch_warnings(action="ignore"):  # of a default that has no JSON, and is not listed
+                schema = self._model.model_json_schema()
         except PydanticUserError as error:
             raise TypeError(
                 f"no parameter can be of this type: {str(error.message).partition('. ')[0]}"
             ) from error
-        required = schema.get("required", ())
+        required, shared = schema.get("required", ()), schema.get("$defs", {})
+        listed = {name: _spelled_out(facts, shared) for name, facts in schema.get("properties", {}).items()}
+        for name, facts in listed.items():
+            if facts.get("type") in ("array", "object"):
+                raise TypeError(f'the parameter "{name}" is one text of a query, and no {facts["type"]}')
         self.listed: tuple[Mapping[str, object], ...] = tuple(
-            {"name": name, "required": name in required} | {k: v for k, v in facts.items() if k != "title"}
-            for name, facts in schema.get("properties", {}).items()
+            {"name": name, "required": name in required, **facts} for name, facts in listed.items()
         )
         """As /streams shows them: the name, whether it is required, and JSON Schema's words for the rest."""
 
@@ -140,12 +145,22 @@ class Declared:
         return {name: getattr(values, field) for field, name in self._names.items()}
 
 
+def _spelled_out(facts: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's schema by itself: an Enum's is elsewhere, and pydantic's titles repeat the names."""
+    facts = {**shared.get(str(facts.get("$ref")).removeprefix("#/$defs/"), {}), **facts}
+    if "anyOf" in facts:
+        facts["anyOf"] = [_spelled_out(each, shared) for each in facts["anyOf"]]
+    return {name: fact for name, fact in facts.items() if name not in ("$ref", "title")}
+
+
 def _words(error: ValidationError, args: Mapping[str, str]) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
-    name = str(first["loc"][0])
-    if first["type"] == "missing":
+    name, kind = str(first["loc"][0]), first["type"]
+    if kind == "missing":
         return f"{name} must be given"
-    right = (
-        first["msg"].partition(", unable")[0].removeprefix("Input should be ").removeprefix("Value error, ")
-    )
-    return f"{name} must be {right}, not {_quoted(args.get(name, ''))}"
+    not_that = f", not {_quoted(args.get(name, ''))}"
+    if kind in ("value_error", "assertion_error"):  # in the words of a validator of the user's
+        return f"{name} cannot be used: {first['msg'].partition(', ')[2]}{not_that}"
+    # "Input should be a valid number, unable to parse it", "String should have at least 3 characters"
+    right = first["msg"].partition(", unable")[0].partition(" should ")[2] or "be another value"
+    return f"{name} must {right}{not_that}"

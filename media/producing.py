@@ -13,8 +13,12 @@ An item is written into the heap before the generator goes on: one that changes 
 it again, gives two different ones.
 
 The task is there so that a generator has one life. It may hold a task group, a time-out or a lock across its
-`yield`, which it enters and leaves in the same task; a client that leaves cancels it where it waits. A thread
-cannot be cancelled: a generator that is not async is closed at its next item.
+`yield`, which it enters and leaves in the same task, and which may cancel it there. A client that leaves
+cancels it where it waits, and that may be at its `yield`, too. A thread cannot be cancelled: a generator that
+is not async is closed at its next item.
+
+Whatever a function raises fails its stream and nothing else: SystemExit would end the loop from a task, and a
+CancelledError that nobody asked for would leave a response without an end.
 """
 
 import asyncio
@@ -26,11 +30,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
 from media.parameters import Declared
-from media.records import Encoder
-from media.source import CHUNK_LIMIT, SourceBusy
+from media.source import SourceBusy
 
 if TYPE_CHECKING:
     from media.generated import StreamRequest
@@ -69,52 +73,6 @@ class Heap(Protocol[T_co]):
         """What there is, in the order in which it came."""
 
 
-class Encoded:
-    """Items as bytes of a format."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.add = encoder.add
-        self._encoder = encoder
-
-    @property
-    def full(self) -> bool:
-        return self._encoder.size >= HEAP_BYTES
-
-    def take(self) -> list[bytes]:
-        return [taken] if (taken := self._encoder.take()) else []
-
-
-class Pieces:
-    """Bytes as they are; text as UTF-8. Empty ones are left out, larger ones than CHUNK_LIMIT are cut."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def add(self, item: Any) -> None:
-        if isinstance(item, str):
-            item = item.encode("utf-8", "replace")
-        elif not isinstance(item, bytes):
-            if not isinstance(item, bytearray | memoryview):
-                raise TypeError(
-                    f"the items of a stream with a media_type are bytes, not {type(item).__name__}"
-                )
-            item = bytes(item)  # whose it is may write to it again
-        self._size += len(item)
-        if len(item) > CHUNK_LIMIT:
-            self._pieces += [item[at : at + CHUNK_LIMIT] for at in range(0, len(item), CHUNK_LIMIT)]
-        elif item:
-            self._pieces.append(item)
-
-    @property
-    def full(self) -> bool:
-        return self._size >= HEAP_BYTES
-
-    def take(self) -> list[bytes]:
-        taken, self._pieces, self._size = self._pieces, [], 0
-        return taken
-
-
 class _OneByOne:
     """Items as they are: the next one is made when this one has been taken."""
 
@@ -146,22 +104,26 @@ class Call:
     """
 
     def __init__(self, function: Function) -> None:
-        name = getattr(function, "__name__", type(function).__name__)
         if not callable(function):
             raise TypeError(f"{function!r} is not a function: give the function itself, and do not call it")
-        called = function if not hasattr(function, "func") else function.func  # of a functools.partial
-        if not inspect.isroutine(called):
-            called = type(called).__call__
+        bare, given = (function.func, function.keywords) if isinstance(function, partial) else (function, {})
+        called = bare if inspect.isroutine(bare) or inspect.isclass(bare) else type(bare).__call__
+        name = getattr(bare, "__name__", type(bare).__name__)
         self._function = function
         self.title = (inspect.getdoc(called) or name).partition("\n")[0].rstrip(".")
         self._is_async_generator = inspect.isasyncgenfunction(called)
         self._is_async = self._is_async_generator or inspect.iscoroutinefunction(called)
-        self._is_generator = inspect.isgeneratorfunction(called)
         try:
-            inspect.signature(function).bind_partial(None)
-        except TypeError:
-            raise TypeError(f"{name}() must take the request as its first parameter") from None
-        self._declared = Declared(_fields(function, called))
+            signature = inspect.signature(function)
+            # What a partial was given is the user's to choose, and not a client's.
+            taken = [each for each in signature.parameters.values() if each.name not in given]
+            taken = [each for each in taken if each.kind is each.KEYWORD_ONLY]
+            signature.bind(None, **{each.name: None for each in taken})
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{name}() must take the request, and nothing else but keyword-only parameters (behind a *)"
+            ) from None
+        self._declared = Declared(_fields(taken, called))
 
     @property
     def parameters(self) -> tuple[Mapping[str, object], ...]:
@@ -175,9 +137,9 @@ class Call:
             BadParameter: at once, the request's parameters are not what the function takes.
         """
         made = self._made(request)
-        if self._is_async:
-            return self._iterated(made)
-        return self._gathered(made, _OneByOne())
+        if self._is_async_generator:
+            return made()  # type: ignore[no-any-return]
+        return _iterated(made) if self._is_async else self._gathered(made, _OneByOne())
 
     def gathered(self, request: "StreamRequest", heap: Heap[T]) -> AsyncGenerator[T, None]:
         """What `heap` makes of the items. Nothing runs before it is iterated.
@@ -190,40 +152,42 @@ class Call:
     def _made(self, request: "StreamRequest") -> Callable[[], Any]:
         return partial(self._function, request, **self._declared.read(request.args))
 
-    def _iterated(self, made: Callable[[], Any]) -> AsyncGenerator[Any, None]:
-        return made() if self._is_async_generator else _of_result(made)
-
     async def _gathered(self, made: Callable[[], Any], heap: Heap[T]) -> AsyncGenerator[T, None]:
-        producer = await self._producer(made, heap)
+        producer: _Task | _Thread = _Task(made, heap) if self._is_async else _Thread(made, heap)
         producer.start()
         try:
             while True:
                 ended = await producer.news()
                 for taken in producer.take():
                     yield taken
-                if ended:
+                if not ended:
+                    continue
+                if producer.handed is None:
                     break
+                producer = _Task(producer.handed, heap)  # what a function in a thread gave is async
+                producer.start()
             if producer.failure is not None:
-                raise producer.failure
+                raise _outcome(producer.failure)
         finally:
             await producer.stop()
 
-    async def _producer(self, made: Callable[[], Any], heap: Heap[Any]) -> "_Task | _Thread":
-        if self._is_async:
-            return _Task(self._iterated(made), heap)
-        if self._is_generator:
-            return _Thread(made, heap)
-        result = await asyncio.to_thread(made)
-        if hasattr(result, "__aiter__"):
-            return _Task(_closed(result), heap)
-        return _Thread(lambda: result, heap)
+
+def _outcome(failure: BaseException) -> Exception:
+    """A failure as those who send know it: nothing that ends a loop, a task or a generator of theirs."""
+    if isinstance(failure, Exception) and not isinstance(failure, StopIteration | StopAsyncIteration):
+        return failure
+    raised = RuntimeError(f"a stream's function raised {type(failure).__name__}")
+    raised.__cause__ = failure
+    return raised
 
 
 class _Task:
-    """A generator that runs in a task, and stops where its heap is full."""
+    """What an async function gives, made in a task that stops where its heap is full."""
 
-    def __init__(self, items: AsyncGenerator[Any, None], heap: Heap[Any]) -> None:
-        self._items = items
+    handed: Callable[[], Any] | None = None
+
+    def __init__(self, made: Callable[[], Any], heap: Heap[Any]) -> None:
+        self._made = made
         self._heap = heap
         self.failure: BaseException | None = None
         self._ended = self._stopped = False
@@ -232,6 +196,7 @@ class _Task:
         self._fresh = False
 
     def start(self) -> None:
+        """Once, before anything else."""
         self._task = asyncio.create_task(self._run(), name="a user's generator")
 
     async def _run(self) -> None:
@@ -239,14 +204,13 @@ class _Task:
             heap, clock = self._heap, time.monotonic
             add = heap.add
             wait_at = clock() + AHEAD_SECONDS
-            async with aclosing(self._items) as items:
+            async with aclosing(await _opened(self._made)) as items:
                 async for item in items:
                     add(item)
                     if not self._fresh:
                         self._tell()
                     if heap.full or clock() >= wait_at:
-                        self._room = asyncio.get_running_loop().create_future()
-                        await self._room
+                        await self._taken(items)
                         wait_at = clock() + AHEAD_SECONDS
                     if self._stopped:  # it swallowed its cancellation
                         break
@@ -258,6 +222,24 @@ class _Task:
         finally:
             self._ended = True
             self._tell()
+
+    async def _taken(self, items: AsyncGenerator[Any, None]) -> None:
+        """Wait until the heap has been taken."""
+        while True:
+            self._room = asyncio.get_running_loop().create_future()
+            try:
+                return await self._room
+            except asyncio.CancelledError as error:
+                # By us, or by a time-out or a task group that it holds across its yield: they have to learn
+                # of it there. Closed, a task group would make a failure of the GeneratorExit.
+                try:
+                    item = await items.athrow(error)
+                except StopAsyncIteration:
+                    return None
+                if self._stopped:
+                    return None
+                self._heap.add(item)
+                self._tell()
 
     def _tell(self) -> None:
         self._fresh = True
@@ -290,14 +272,16 @@ class _Task:
 
 
 class _Thread:
-    """A generator that runs in a thread, and stops where its heap is full."""
+    """What any other function gives, made in a thread that stops where its heap is full."""
 
-    running = 0
+    places = threading.BoundedSemaphore(MOST_THREADS)
 
     def __init__(self, made: Callable[[], Any], heap: Heap[Any]) -> None:
         self._made = made
         self._heap = heap
         self.failure: BaseException | None = None
+        self.handed: Callable[[], Any] | None = None
+        """Gives the same as the function, which is async, and so nothing for a thread."""
         self._ended = self._stopped = self._told = False
         self._lock = threading.Lock()  # a Condition's own way in is in Python, and costs 0.3 µs an item
         self._changed = threading.Condition(self._lock)
@@ -305,32 +289,42 @@ class _Thread:
         self._taken_at = 0.0
 
     def start(self) -> None:
-        if _Thread.running >= MOST_THREADS:
+        """Once, before anything else.
+
+        Raises:
+            SourceBusy: there are too many threads.
+        """
+        if not self.places.acquire(blocking=False):
             raise SourceBusy(f"{MOST_THREADS} generators run in threads")
         self._loop = asyncio.get_running_loop()
-        context = contextvars.copy_context()
-        _Thread.running += 1
-        # A daemon: one that blocks must not hold up the end of the process.
-        threading.Thread(
-            target=context.run, args=(self._run,), name="a user's generator", daemon=True
-        ).start()
+        run = partial(contextvars.copy_context().run, self._run)
+        try:
+            # A daemon: one that blocks must not hold up the end of the process.
+            threading.Thread(target=run, name="a user's generator", daemon=True).start()
+        except RuntimeError as error:
+            self.places.release()
+            raise SourceBusy("the system gives no more threads") from error
 
     def _run(self) -> None:
         try:
-            made = self._made()
+            result = self._made()
+            if hasattr(result, "__aiter__") or inspect.isawaitable(result):
+                self.handed = lambda: result
+                return
             try:
-                self._put_all(made)
+                self._put_all(result)
             finally:
-                if (close := getattr(made, "close", None)) is not None:
+                if (close := getattr(result, "close", None)) is not None:
                     close()
         except BaseException as error:
             self.failure = error
             if self._stopped:
                 log.warning("a generator failed while it was being closed", exc_info=error)
         finally:
+            self.places.release()
             self._ended = True
             with suppress(RuntimeError):  # the loop has ended before it
-                self._loop.call_soon_threadsafe(self._gone)
+                self._loop.call_soon_threadsafe(self._news.set)
 
     def _put_all(self, made: Iterable[Any]) -> None:
         heap, lock = self._heap, self._lock
@@ -345,6 +339,8 @@ class _Thread:
                 if heap.full:
                     self._loop.call_soon_threadsafe(self._news.set)
                     self._changed.wait_for(lambda: self._stopped or not self._told)
+                    if self._stopped:
+                        return  # type: ignore[unreachable] # it is reached: stop() was called meanwhile
 
     def _begun(self) -> None:
         """There is a first item. One that follows the last heap closely waits for others: to take each by
@@ -353,10 +349,6 @@ class _Thread:
             self._news.set()
         else:
             self._loop.call_later(JOINED_SECONDS, self._news.set)
-
-    def _gone(self) -> None:
-        _Thread.running -= 1
-        self._news.set()
 
     async def news(self) -> bool:
         """As that of a task."""
@@ -381,15 +373,24 @@ class _Thread:
             self._changed.notify()
 
 
-async def _of_result(made: Callable[[], Any]) -> AsyncGenerator[Any, None]:
-    """The items of what an async function returns; a plain iterable is one that does not block."""
-    result = await made()
-    if hasattr(result, "__aiter__"):
-        async with aclosing(_closed(result)) as items:
-            async for item in items:
-                yield item
-        return
-    for item in _iterable(result):
+async def _opened(made: Callable[[], Any]) -> AsyncGenerator[Any, None]:
+    """What an async function gives, as a generator; a plain iterable is one that does not block."""
+    result = made()
+    if inspect.isawaitable(result):
+        result = await result
+    if isinstance(result, AsyncGenerator):
+        return result
+    return _closed(result) if hasattr(result, "__aiter__") else _one_by_one(_iterable(result))
+
+
+async def _iterated(made: Callable[[], Any]) -> AsyncGenerator[Any, None]:
+    async with aclosing(await _opened(made)) as items:
+        async for item in items:
+            yield item
+
+
+async def _one_by_one(result: Iterable[Any]) -> AsyncGenerator[Any, None]:
+    for item in result:
         yield item
 
 
@@ -411,12 +412,13 @@ def _iterable(result: Any) -> Iterable[Any]:
     return result  # type: ignore[no-any-return]
 
 
-def _fields(function: Function, called: Function) -> dict[str, tuple[Any, object]]:
-    """The keyword-only parameters, with their types and defaults."""
-    signature = inspect.signature(function)
-    hints = get_type_hints(called, include_extras=True)
+def _fields(parameters: Iterable[inspect.Parameter], called: Function) -> dict[str, tuple[Any, object]]:
+    """The types and defaults of these parameters. What others are annotated with need not be there:
+    `Request` may be imported for type checkers alone."""
+    annotations = {each.name: each.annotation for each in parameters if each.annotation is not each.empty}
+    known = getattr(inspect.unwrap(called), "__globals__", {})
+    hints = get_type_hints(SimpleNamespace(__annotations__=annotations), known, include_extras=True)
     return {
-        name: (hints.get(name, str), ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in signature.parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
+        each.name: (hints.get(each.name, str), ... if each.default is each.empty else each.default)
+        for each in parameters
     }

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from media.lines import UTF_8, Rotated, Run, encoded, last_bytes, said
-from media.source import Changed, Cursor, FellBehind, Offered, Watched
+from media.source import Changed, Cursor, FellBehind, Offered, SourceError, Watched
 
 WINDOW_BYTES = 8 * 1024 * 1024
 """How much of a file is kept, and in each format that is asked for once more."""
@@ -198,7 +198,8 @@ def _place(block: Block) -> tuple[int, int]:
 class LineFeed:
     """The blocks as bytes of one format: a Feed."""
 
-    ended = False  # a file that is followed has no end
+    ended = False
+    failure: SourceError | None = None  # a file that is followed has no end
 
     def __init__(self, window: Window, form: str, encoding: str) -> None:
         self._window, self._form, self._encoding = window, form, encoding

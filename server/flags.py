@@ -23,6 +23,9 @@ REPEATED = {"station": ";", "streams": ";"}
 """The settings whose flags may be given several times, and what then stands between; of any other the last
 one counts."""
 
+SWITCHES = {"reload": "on"}
+"""What a flag means that is given without a value."""
+
 
 class Row(NamedTuple):
     """One setting as `--help`, the docs and the errors show it; `right` stands behind "must be".
@@ -114,10 +117,10 @@ def _parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(heading)
         for row in members:
             line = f"{row.meaning} [{row.default}]"
-            action = "append" if row.name in REPEATED else "store"
-            group.add_argument(
-                row.flag, metavar=row.value, help=line, default=argparse.SUPPRESS, action=action
-            )
+            how: dict[str, Any] = {"action": "append" if row.name in REPEATED else "store"}
+            if row.name in SWITCHES:
+                how |= {"nargs": "?", "const": SWITCHES[row.name]}
+            group.add_argument(row.flag, metavar=row.value, help=line, default=argparse.SUPPRESS, **how)
     group = parser.add_argument_group("Help")
     group.add_argument("-h", "--help", action="help", help="Show this and exit")
     shown = f"millrace {version()}"

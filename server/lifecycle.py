@@ -26,8 +26,9 @@ from server.httpserver import AHEAD_BYTES, Server
 from server.listening import listening
 from server.log import start_worker_log
 from server.processes import Supervisor, Worker
+from server.reload import DRAIN_SECONDS, Changes, start_anew
 from server.resources import Resources, open_resources
-from server.settings import SAMPLES, Settings, SettingsError
+from server.settings import SAMPLES, Settings, SettingsError, StreamsError
 from server.signals import BREAK_OFF_SECONDS, EXIT_SECONDS, Signals
 
 FIRST_SCAN_SECONDS = 2.0
@@ -60,11 +61,21 @@ def _work(settings: Settings, limit_seconds: float, worker: Worker | None = None
     """What the only process does, or one of several on sockets that it shares."""
     if worker:
         start_worker_log()
+    changes = Changes(settings.streams.split(";")) if settings.reload == "on" else None
     with Signals(limit_seconds) as signals:
         if worker:
             worker.attend(signals.told)
-        with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
-            runner.run(run(settings, signals, worker))
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
+                runner.run(run(settings, signals, worker, changes))
+        except StreamsError as error:
+            if changes is None:
+                raise
+            log.error("%s; waiting for a change", error)
+            signals.detach()
+            changes.wait(signals.asked.is_set)
+    if changes is not None and changes.seen and not signals.asked.is_set():
+        start_anew()
     return 0
 
 
@@ -77,8 +88,13 @@ def _raise_open_files() -> None:
     log.debug("open files: %d at most", soft)
 
 
-async def run(settings: Settings, signals: Signals, worker: Worker | None = None) -> None:
-    """Serve until `signals` ask for an end, then drain. `worker`: as one of several processes.
+async def run(
+    settings: Settings, signals: Signals, worker: Worker | None = None, changes: Changes | None = None
+) -> None:
+    """Serve until `signals` ask for an end, or there are `changes`, then drain.
+
+    Args:
+        worker: as one of several processes.
 
     Raises:
         SettingsError: the address cannot be listened on, or the database or certificate cannot be used.
@@ -109,9 +125,21 @@ async def run(settings: Settings, signals: Signals, worker: Worker | None = None
         server.add_sockets(sockets)
         resources.accepting = True
         (worker.ready if worker else _greet)(greeting)
-        await signals.asked.wait()
+        changed = await _over(signals.asked, changes)
         signals.rescan = lambda: None
-        await _drain(server, resources, signals.hurried, settings.drain)
+        drain_seconds = min(settings.drain, DRAIN_SECONDS) if changed else settings.drain
+        await _drain(server, resources, signals.hurried, drain_seconds)
+
+
+async def _over(asked: asyncio.Event, changes: Changes | None) -> bool:
+    """Wait until the end is asked for, or there are changes; whether it is these."""
+    ends: set[asyncio.Task[object]] = {asyncio.create_task(asked.wait(), name="a signal")}
+    if changes is not None:
+        ends.add(asyncio.create_task(changes.come(), name="a change"))
+    _, left = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in left:
+        task.cancel()
+    return changes is not None and changes.seen
 
 
 def _server(settings: Settings, resources: Resources) -> Server:

@@ -24,7 +24,7 @@ from media.own import OwnStreamsError, Row, load
 from media.shipped import STREAMS
 from media.station import Station
 from media.subscriptions import ChannelRow, Channels, channel
-from server.settings import Settings, SettingsError
+from server.settings import Settings, SettingsError, StreamsError
 
 log = logging.getLogger("millrace")
 
@@ -191,10 +191,10 @@ async def _own(settings: Settings) -> dict[str, Row]:
         try:
             found = await asyncio.to_thread(load, module)
         except OwnStreamsError as error:
-            raise SettingsError(f"--streams: {error}") from error
+            raise StreamsError(f"--streams: {error}") from error
         if taken := [name for name in found if name in STREAMS or name in rows]:
             whose = "ours" if taken[0] in STREAMS else "of another module"
-            raise SettingsError(f'--streams: {module} has a stream "{taken[0]}", and there is one {whose}')
+            raise StreamsError(f'--streams: {module} has a stream "{taken[0]}", and there is one {whose}')
         rows |= found
     return rows
 
@@ -203,7 +203,7 @@ def _declared(settings: Settings, own: Mapping[str, Row]) -> dict[str, ChannelRo
     """The channels of `--channels`."""
     names = settings.channels.split(",") if settings.channels else []
     if taken := [name for name in names if name in STREAMS or name in own]:
-        raise SettingsError(f'--channels must be names that no stream has, not "{taken[0]}"')
+        raise StreamsError(f'--channels must be names that no stream has, not "{taken[0]}"')
     return {name: channel(title="A channel") for name in names}
 
 

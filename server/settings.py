@@ -44,6 +44,10 @@ class SettingsError(Exception):
     """A setting is wrong. The text is one sentence for the operator; the exit code that goes with it is 2."""
 
 
+class StreamsError(SettingsError):
+    """The same of a module of streams, which may be mended while the server waits for it (`--reload`)."""
+
+
 def _setting(
     default: Any, group: str, value: str, right: str, shown: str = "", secret: bool = False, **checks: Any
 ) -> Any:
@@ -209,6 +213,12 @@ class Settings(BaseSettings):
     Several have ';' between. Each has a dict STREAMS of names and streams.
     """
 
+    reload: Literal["on", "off"] = _setting("off", "Streams", "SWITCH", "on or off")
+    """Start anew when those modules change.
+
+    For development. Without a value it is on.
+    """
+
     channels: str = _setting(
         "", "Channels", "NAMES", "names of letters, digits, '.', '-' and '_', with commas between", "none"
     )
@@ -326,6 +336,15 @@ class Settings(BaseSettings):
             if certificate is None:
                 raise ValueError("the key of a certificate that --certificate names")
             tls.load(certificate, value)
+        return value
+
+    @field_validator("reload")
+    @classmethod
+    def _has_what_to_reload(cls, value: str, others: ValidationInfo) -> str:
+        if value == "on" and others.data.get("processes", 1) > 1:
+            raise ValueError("off with several processes: it is for development")
+        if value == "on" and not others.data.get("streams", "-"):
+            raise ValueError("given together with --streams, whose modules it looks at")
         return value
 
     @field_validator("channels")

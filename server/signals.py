@@ -59,6 +59,10 @@ class Signals:
         """From now on the events are set, and `rescan` is called, by `loop`."""
         self._loop = loop
 
+    def detach(self) -> None:
+        """That loop has ended: the events are set where the signal is heard."""
+        self._loop = None
+
     def told(self, times: int) -> None:
         """The supervisor of several processes was asked to end so often; from whichever thread.
 

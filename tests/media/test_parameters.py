@@ -1,8 +1,18 @@
 """Parameters of a query: what is malformed is named, never guessed."""
 
-import pytest
+import json
+import math
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
-from media.parameters import choice, flag, number, text, whole
+import pytest
+from pydantic import AfterValidator, Field
+
+from media.parameters import RESERVED, Declared, choice, flag, number, text, whole
 from media.source import BadParameter
 
 NUMBERS = {
@@ -105,3 +115,147 @@ def test_a_text() -> None:
     for args in ({}, {"name": ""}):
         with pytest.raises(BadParameter, match=r"^name must not be empty$"):
             text(args, "name")
+
+
+# --- declared by a user ---
+
+
+class Colour(Enum):
+    """Two."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+def even(value: int) -> int:
+    """A user's own rule."""
+    if value % 2:
+        raise ValueError("it has to be even")
+    return value
+
+
+def small(value: int) -> int:
+    """Another."""
+    if value > 9:
+        raise AssertionError("at most nine")
+    return value
+
+
+Even = Annotated[int, AfterValidator(even)]
+Small = Annotated[int, AfterValidator(small)]
+OneToFive = Annotated[int, Field(ge=1, le=5)]
+Code = Annotated[str, Field(min_length=3, pattern="^a")]
+
+VALUES: list[tuple[object, str, object]] = [
+    # type, what the client gives, the value or the words that refuse it
+    (int, "7", 7),
+    (int, "-7", -7),
+    (int, "9" * 30, int("9" * 30)),
+    (int, "abc", 'x must be a valid integer, not "abc"'),
+    (int, "7.5", 'x must be a valid integer, not "7.5"'),
+    (int, "", 'x must be a valid integer, not ""'),
+    (float, "1e3", 1000.0),
+    (float, "nan", 'x must be a finite number, not "nan"'),
+    (float, "inf", 'x must be a finite number, not "inf"'),
+    (float, "abc", 'x must be a valid number, not "abc"'),
+    (bool, "1", True),
+    (bool, "false", False),
+    (bool, "2", 'x must be a valid boolean, not "2"'),
+    (str, "", ""),
+    (str, "바람", "바람"),
+    (bytes, "a", b"a"),
+    (Colour, "red", Colour.RED),
+    (Colour, "green", "x must be 'red' or 'blue', not \"green\""),
+    (Colour | None, "blue", Colour.BLUE),
+    (Literal["a", "b"], "b", "b"),
+    (Literal["a", "b"], "c", "x must be 'a' or 'b', not \"c\""),
+    (OneToFive, "5", 5),
+    (OneToFive, "6", 'x must be less than or equal to 5, not "6"'),
+    (Code, "abc", "abc"),
+    (Code, "ab", 'x must have at least 3 characters, not "ab"'),
+    (Code, "bcd", "x must match pattern '^a', not \"bcd\""),
+    (Even, "4", 4),
+    (Even, "3", 'x cannot be used: it has to be even, not "3"'),
+    (Small, "30", 'x cannot be used: at most nine, not "30"'),
+    (date, "2024-02-29", date(2024, 2, 29)),
+    (
+        date,
+        "2023-02-29",
+        'x must be a valid date or datetime, day value is outside expected range, not "2023-02-29"',
+    ),
+    (datetime, "2024-02-29T01:02:03", datetime(2024, 2, 29, 1, 2, 3)),
+    (timedelta, "PT5S", timedelta(seconds=5)),
+    (Decimal, "1.10", Decimal("1.10")),
+    (UUID, "0" * 32, UUID(int=0)),
+    (int | str, "a", "a"),
+    (int | None, "", 'x must be a valid integer, not ""'),
+    (int, "1" * 50 + "x", f'x must be a valid integer, not "{"1" * 39}…"'),
+]
+
+
+@pytest.mark.parametrize(("type_", "given", "expected"), VALUES)
+def test_a_declared_parameter(type_: object, given: str, expected: object) -> None:
+    """Converted, or refused in a sentence that names it and says what would be right."""
+    declared = Declared({"x": (type_, ...)})
+    if isinstance(expected, str) and expected.startswith("x "):
+        with pytest.raises(BadParameter) as caught:
+            declared.read({"x": given})
+        assert str(caught.value) == expected
+    else:
+        found = declared.read({"x": given})["x"]
+        assert (found, type(found)) == (expected, type(expected))
+
+
+def test_what_is_not_given() -> None:
+    """The default as it is, or the name of the one that has none; what nobody declared is ignored."""
+    default = [1]
+    declared = Declared({"x": (int, 5), "y": (Any, default), "z": (str, ...)})
+    read = declared.read({"z": "", "others": "1"})
+    assert read == {"x": 5, "y": default, "z": ""}
+    with pytest.raises(BadParameter, match=r"^z must be given$"):
+        declared.read({"x": "1"})
+    assert Declared({}).read({"x": "1"}) == {}
+    assert Declared({}).listed == ()
+
+
+def test_declared_parameters_are_listed() -> None:
+    """With JSON Schema's words, each complete in itself."""
+    declared = Declared({
+        "every": (Annotated[float, Field(ge=0, description="Seconds between two")], 1.0),
+        "name": (str, ...),
+        "colour": (Colour, Colour.RED),
+        "other": (Colour | None, None),
+        "model_config": (int, 1),
+        "since": (date, date(2024, 1, 1)),
+        "most": (float, math.inf),
+        "whatever": (str, object()),
+    })  # fmt: skip
+    colours = {"description": "Two.", "enum": ["red", "blue"], "type": "string"}
+    listed = {str(each["name"]): each for each in declared.listed}
+    assert list(listed) == ["every", "name", "colour", "other", "model_config", "since", "most", "whatever"]
+    assert listed["every"] == {
+        "name": "every", "required": False, "default": 1.0, "description": "Seconds between two",
+        "minimum": 0, "type": "number",
+    }  # fmt: skip
+    assert listed["name"] == {"name": "name", "required": True, "type": "string"}
+    assert listed["colour"] == {"name": "colour", "required": False, "default": "red", **colours}
+    assert listed["other"]["anyOf"] == [colours, {"type": "null"}]
+    assert listed["since"]["default"] == "2024-01-01"
+    assert listed["whatever"] == {"name": "whatever", "required": False, "type": "string"}
+    json.dumps(declared.listed)
+
+
+@pytest.mark.parametrize(
+    "type_", [Callable[..., int], type("Own", (), {}), list[int], dict, set[str]], ids=str
+)
+def test_no_parameter_can_be_of_this_type(type_: object) -> None:
+    """Nothing can be made of a text, or it is more than one."""
+    with pytest.raises(TypeError, match=r"no parameter can be of this type|is one text of a query"):
+        Declared({"x": (type_, ...)})
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_a_parameter_of_every_stream_cannot_be_declared(name: str) -> None:
+    """It would have two meanings."""
+    with pytest.raises(TypeError, match=f'"{name}" has a meaning of its own'):
+        Declared({name: (str, "")})

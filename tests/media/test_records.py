@@ -64,6 +64,7 @@ END = b"event: end\nid: (end)\ndata: {}\n\n"
 BODIES = {
     "text_empty": ("text", [], b""),
     "text_lines": ("text", ["a", "", "바람"], "a\n\n바람\n".encode()),
+    "text_ends": ("text", ["a\n", "b", "\n", "c\r\n", "d\ne", "f\r"], b"a\nb\n\nc\r\nd\ne\nf\r\n"),
     "text_record": ("text", [RECORD], '{"name":"바람","n":1,"x":null}\n'.encode()),
     "text_event": ("text", [Event("a", "7", "tick")], b"a\n"),
     "ndjson_empty": ("ndjson", [], b""),
@@ -76,6 +77,9 @@ BODIES = {
     "sse_empty": ("sse", [], END),
     "sse_numbered": ("sse", ["a", {"b": 1}], b'id: 1\ndata: a\n\nid: 2\ndata: {"b":1}\n\n' + END),
     "sse_named": ("sse", [Event("a", "x7", "tick")], b"event: tick\nid: x7\ndata: a\n\n" + END),
+    "sse_retry": ("sse", [Event("a", retry=3000), Event("b", retry=0)],
+                  b"retry: 3000\nid: 1\ndata: a\n\nretry: 0\nid: 2\ndata: b\n\n" + END),
+    "sse_lines": ("sse", ["a\nb\n"], b"id: 1\ndata: a\ndata: b\ndata: \n\n" + END),
     "sse_mixed": ("sse", ["a", Event("b", "x"), Event("c")],
                   b"id: 1\ndata: a\n\nid: x\ndata: b\n\nid: 3\ndata: c\n\n" + END),
     "csv_empty": ("csv", [], b""),
@@ -100,6 +104,52 @@ def test_many_items_at_once_are_the_same_body(case: str) -> None:
     form, items, expected = BODIES[case]
     encoder = FORMATS[form].encoder(())
     assert encoder.begin() + encoder.encode(items) + encoder.encode([]) + encoder.end() == expected
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_was_added_can_be_taken_at_any_time(form: str) -> None:
+    """Its size says how much there is. What is taken is there no more; an item is written when it comes."""
+    encoder, record = FORMATS[form].encoder(()), {"n": 0}
+    pieces = [encoder.begin()]
+    for record["n"] in range(4):
+        assert encoder.size == 0
+        encoder.add(record)
+        encoder.add(record)
+        assert encoder.size > 0
+        pieces.append(encoder.take())
+        assert encoder.take() == b""
+    items = [{"n": number} for number in range(4) for _ in range(2)]
+    assert b"".join(pieces) + encoder.end() == body(form, *items)
+
+
+NO_ITEMS = {
+    "number": (5, "dict, str or Event, not int$"),
+    "none": (None, "not NoneType$"),
+    "list": ([1], "not list$"),
+    "bytes": (b"a", "not bytes; bytes need a media_type$"),
+    "event_of_bytes": (Event(b"a"), "not bytes; bytes need a media_type$"),  # type: ignore[arg-type]
+    "event_of_an_event": (Event(Event("a")), "not Event$"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("case", NO_ITEMS)
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_is_no_item(form: str, case: str) -> None:
+    """The user is told which type it is; what came before it is as it was."""
+    item, words = NO_ITEMS[case]
+    encoder = FORMATS[form].encoder(())
+    begin = encoder.begin()
+    encoder.add("a")
+    with pytest.raises(TypeError, match=words):
+        encoder.add(item)  # type: ignore[arg-type]
+    assert begin + encoder.take() + encoder.end() == body(form, "a")
+
+
+@pytest.mark.parametrize("retry", ["3000", 1.5])
+def test_a_retry_that_is_no_number_is_refused(retry: object) -> None:
+    """A browser would ignore it."""
+    with pytest.raises(ValueError, match="format code"):
+        body("sse", Event("a", retry=retry))  # type: ignore[arg-type]
 
 
 def test_known_columns_stand_above_no_rows() -> None:

@@ -80,6 +80,7 @@ def test_defaults() -> None:
         "processes": 1,
         "compression": 4,
         "streams": "",
+        "reload": "off",
         "channels": "",
         "tick": 5.0,
         "max_event": 64 * 1024,
@@ -136,6 +137,7 @@ def test_every_flag_is_read(library: Path) -> None:
         "processes": 3,
         "compression": 0,
         "streams": "my_streams.py;others",
+        "reload": "off",  # below: not with several processes
         "channels": "",  # below: not with several processes
         "tick": 0.0,
         "max_event": 1000,
@@ -476,6 +478,32 @@ def test_a_misspelt_variable_is_refused(name: str, sentence: str, monkeypatch: p
     """It would be ignored without a word otherwise."""
     monkeypatch.setenv(name, "1")
     assert refusal() == sentence
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [(["--reload"], "on"), (["--reload", "--port", "1"], "on"), (["--reload=off"], "off"), ([], "off")],
+)
+def test_reload_needs_no_value(flags: list[str], value: str) -> None:
+    """A switch that is given is on."""
+    assert read_settings(["--streams", "mine.py", *flags]).reload == value
+
+
+@pytest.mark.parametrize(
+    ("flags", "right"),
+    [
+        (["--reload"], "given together with --streams, whose modules it looks at"),
+        (
+            ["--reload", "--streams", "mine.py", "--processes", "2"],
+            "off with several processes: it is for development",
+        ),
+        (["--reload=yes", "--streams", "mine.py"], "on or off"),
+    ],
+)
+def test_reload_that_cannot_be(flags: list[str], right: str) -> None:
+    """It is refused at once."""
+    value = "yes" if "--reload=yes" in flags else "on"
+    assert refusal(*flags) == f'--reload must be {right}, not "{value}"'
 
 
 def test_stations(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
