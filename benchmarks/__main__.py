@@ -14,14 +14,18 @@ from benchmarks.peers import (
     Peer,
     aiohttp,
     aiohttp_queues,
+    django_rows,
+    flask_rows,
     icecast,
     millrace,
     nchan,
     nginx,
     sse_starlette,
     starlette,
+    starlette_rows,
     static_file_handler,
     tutorial,
+    tutorial_rows,
 )
 from benchmarks.scenarios import (
     Effort,
@@ -34,11 +38,15 @@ from benchmarks.scenarios import (
     latency,
     live_audio,
     rounds,
+    rows,
     small,
 )
 
 LEAST_SECONDS = 0.1
 """Less would measure what lies in the sockets' buffers."""
+
+LEAST_ROWS = 10_000
+"""Fewer lie in the sockets' buffers at once, and no client can leave in the middle."""
 
 LEAST_SUBSCRIBERS = 2
 """One for warming up; the others' memory is measured."""
@@ -60,6 +68,7 @@ EVENTS = (
     sse_starlette.PEER,
 )
 AUDIO = (millrace.LIVE, icecast.PEER)
+ROWS = (millrace.ROWS, flask_rows.PEER, django_rows.PEER, starlette_rows.PEER, tutorial_rows.PEER)
 
 SCENARIOS = {
     scenario.name: (scenario, peers)
@@ -71,6 +80,7 @@ SCENARIOS = {
         (fanout.SCENARIO, EVENTS),
         (held.SCENARIO, EVENTS[:1]),
         (live_audio.SCENARIO, AUDIO),
+        (rows.SCENARIO, ROWS),
     )
 }
 """What is measured, and with whom."""
@@ -82,7 +92,7 @@ def main() -> int:
     """Print the scenarios' tables. Exit code 1 where nothing could be measured."""
     asked = _arguments()
     names = list(SCENARIOS) if "all" in asked.scenarios else asked.scenarios
-    effort = Effort(asked.seconds, asked.rounds, asked.subscribers, asked.held, asked.size_mib)
+    effort = Effort(asked.seconds, asked.rounds, asked.subscribers, asked.held, asked.size_mib, asked.rows)
     measure.raise_descriptor_limit()
     try:
         taking_part = {name: peers for name in names if (peers := able(SCENARIOS[name][1], asked.peers))}
@@ -137,6 +147,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--held", type=int, default=10_000, help="subscribers to whom nothing happens [10000]"
     )
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of a CSV [1000000]")
     parser.add_argument("--peers", type=_keys, default=[], metavar="A,B", help=f"of {','.join(PEERS)} [all]")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the tables into their blocks, too"
@@ -147,6 +158,8 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"at least {LEAST_SECONDS} seconds, 1 round and 1 MiB")
     if min(asked.subscribers, asked.held) < LEAST_SUBSCRIBERS:
         parser.error(f"at least {LEAST_SUBSCRIBERS} subscribers")
+    if asked.rows < LEAST_ROWS:
+        parser.error(f"at least {LEAST_ROWS} rows")
     return asked
 
 

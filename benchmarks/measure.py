@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -48,9 +49,12 @@ class Usage:
 
 
 @contextmanager
-def pinned(command: Sequence[str], core: int) -> Iterator[subprocess.Popen[str]]:
+def pinned(
+    command: Sequence[str], core: int, end_seconds: float = END_SECONDS
+) -> Iterator[subprocess.Popen[str]]:
     """A process that runs on `core` only, ended on leaving; its stdout can be read.
 
+    What has not ended `end_seconds` after SIGTERM is killed, with its children.
     When a BenchmarkError passes through, the end of what it wrote to stderr is shown.
     """
     # A setting of ours in the environment would change what is measured.
@@ -67,17 +71,19 @@ def pinned(command: Sequence[str], core: int) -> Iterator[subprocess.Popen[str]]
             sys.stderr.write(stderr.read()[-_SHOWN_CHARACTERS:])
             raise
         finally:
-            _end(process)
+            _end(process, end_seconds)
 
 
 @contextmanager
-def server(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[str]]:
+def server(
+    command: Sequence[str], port: int, end_seconds: float = END_SECONDS
+) -> Iterator[subprocess.Popen[str]]:
     """A server on its own core, once it listens at `port`.
 
     Raises:
         BenchmarkError: it ended, or did not listen in time.
     """
-    with pinned(command, SERVER_CORE) as process:
+    with pinned(command, SERVER_CORE, end_seconds) as process:
         deadline = time.monotonic() + START_SECONDS
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -136,7 +142,8 @@ def machine() -> str:
 
 def _versions() -> Iterator[tuple[str, str]]:
     """Of the packages and programs that peers are made of, as far as they are installed."""
-    for package in ("tornado", "aiohttp", "starlette", "sse-starlette", "uvicorn", "uvloop"):
+    packages = "tornado aiohttp starlette sse-starlette uvicorn uvloop flask gunicorn django aiosqlite"
+    for package in packages.split():
         with suppress(importlib.metadata.PackageNotFoundError):
             yield package, importlib.metadata.version(package)
     for name in ("nginx", "icecast2"):
@@ -160,10 +167,12 @@ def _family(pid: int) -> list[int]:
     return members
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], end_seconds: float) -> None:
     process.terminate()
     try:
-        process.communicate(timeout=END_SECONDS)
+        process.communicate(timeout=end_seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
+        for member in _family(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
         process.communicate()

@@ -37,6 +37,9 @@ PANELS = (
     Panel("fanout", "100 bytes", "p99 ms", "Ten events a second: p99 ms (less is better)"),
     Panel("fanout", "100 bytes", "KB a subscriber", "KB an idle subscriber (less is better)"),
     Panel("live_audio", "128 kbit/s", "CPU, %", "Live audio: CPU, % of a core (less is better)"),
+    Panel("rows", "generator", "rows/CPU-s", "Rows of a generator a CPU-second (more is better)"),
+    Panel("rows", "SQLite", "rows/CPU-s", "Rows of SQLite a CPU-second (more is better)"),
+    Panel("rows", "generator", "tiny p99 ms", "Beside a generator: p99 ms (less is better)"),
 )
 
 _COLUMNS = 2

@@ -22,11 +22,19 @@ CONNECTIONS = 32
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to ask of 127.0.0.1, and for how long."""
+    """What to ask of 127.0.0.1, and for how long.
+
+    Args:
+        kept: also on connections that are kept.
+        patient: what was asked has to be answered. Else what is not when the time is over counts with what
+            it had waited until then: a server that does one thing at a time may take minutes.
+    """
 
     port: int
     target: str
     seconds: float
+    kept: bool = True
+    patient: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +58,21 @@ def run(job: Job) -> Waits:
     """Ask as long as the job says, then wait for what was asked."""
     buffer = memoryview(bytearray(64 * 1024))
     wish = request(job.port, job.target)
-    warmed = [_warmed(job.port, wish, buffer) for _ in range(CONNECTIONS)]
+    warmed = [_warmed(job.port, wish, buffer) for _ in range(CONNECTIONS)] if job.kept else []
     began = time.perf_counter()
     end = began + job.seconds
     kept, new = Lane([*warmed], began, new=False), Lane([None] * CONNECTIONS, began, new=True)
+    lanes = (kept, new) if job.kept else (new,)
     while (now := time.perf_counter()) < end:
-        for lane in (kept, new):
+        for lane in lanes:
             lane.fall_due(now)
             lane.ask(job.port, wish, buffer)
-        _receive(kept, new, max(0.0, min(kept.next_due, end) - time.perf_counter()))
-    for lane in (kept, new):
+        _receive(kept, new, max(0.0, min(new.next_due, end) - time.perf_counter()))
+    for lane in lanes:
         lane.fall_due(end)
         lane.waits += [end - since for since in lane.due]
+        if not job.patient:
+            lane.give_up(end)
     while kept.asked or new.asked:
         if not _receive(kept, new, SILENCE_SECONDS):
             raise BenchmarkError(f"a tiny request was not answered for {SILENCE_SECONDS} s")
@@ -109,6 +120,13 @@ class Lane:
             if self.new:
                 exchange.socket.close()
             self.idle.append(None if self.new else exchange)
+
+    def give_up(self, now: float) -> None:
+        """Wait no longer for what was asked."""
+        for exchange, since in self.asked.items():
+            self.waits.append(now - since)
+            exchange.socket.close()
+        self.asked.clear()
 
 
 def _warmed(port: int, wish: str, buffer: memoryview) -> Exchange:

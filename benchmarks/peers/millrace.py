@@ -1,9 +1,11 @@
 """Millrace as it is started in production: `run.py`, its log in a file, every setting at its default.
 
-Beside these, for events: `--tick 0`, which joins nothing, and the default with all events in one body.
+Beside these, for events: `--tick 0`, which joins nothing, and the default with all events in one body;
+for rows: a user's module (`row_streams`).
 """
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -57,3 +59,12 @@ SINGLE = replace(
 )
 
 LIVE = replace(PEER, command=_told("--source-password", SOURCE_PASSWORD))
+
+
+def _with_streams(folder: Path, port: int) -> list[str]:
+    # A copy: a user's module and its database are in one folder.
+    module = shutil.copy(Path(__file__).with_name("row_streams.py"), folder.parent)
+    return [*_command(folder, port), "--streams", str(module)]
+
+
+ROWS = replace(PEER, command=_with_streams, target=lambda port, name: f"/stream/{name}")

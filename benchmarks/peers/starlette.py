@@ -2,12 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from benchmarks.peers import TINY, python_peer
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
 
 PEER = python_peer("starlette", "Starlette on uvicorn", "starlette", "uvicorn", "uvloop", "httptools")
 
@@ -27,8 +24,8 @@ def main(folder: Path, port: int) -> None:
     run(Starlette(routes=[Route("/tiny", tiny), Route("/{name}", file)]), port)
 
 
-def run(application: "Starlette", port: int) -> None:
-    """Serve it on this port of 127.0.0.1 until the process is ended."""
+def run(application: Any, port: int) -> None:
+    """Serve an ASGI application on this port of 127.0.0.1 until the process is ended."""
     import uvicorn
 
     uvicorn.run(

@@ -22,6 +22,7 @@ class Effort:
         subscribers: of events, or listeners of audio.
         held: subscribers to whom nothing happens.
         size_mib: of the large file.
+        rows: of a CSV.
     """
 
     seconds: float
@@ -29,6 +30,7 @@ class Effort:
     subscribers: int = 1000
     held: int = 10_000
     size_mib: int = 256
+    rows: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,11 @@ def rounds(scenario: Scenario, peers: Sequence[Peer], effort: Effort, served: Li
 
 
 @contextmanager
-def serving(peer: Peer, folder: Path) -> Iterator[tuple[int, int]]:
-    """Start the peer; gives its process id and its port.
+def serving(peer: Peer, folder: Path, end_seconds: float = measure.END_SECONDS) -> Iterator[tuple[int, int]]:
+    """Start the peer; gives its process id and its port. It may take `end_seconds` to end.
 
     Each measurement has a process of its own: its memory is that of this load, and no other.
     """
     port = measure.free_port()
-    with measure.server(peer.command(folder, port), port) as process:
+    with measure.server(peer.command(folder, port), port, end_seconds) as process:
         yield process.pid, port
