@@ -331,10 +331,11 @@ class Pump:
         turn_at, turn_bytes = self._loop.time() + self._open_streams.turn_seconds, 0
         total = 0
         async for chunk in chunks:
-            if self._ended():  # the source swallowed its cancellation
-                return
             if isinstance(chunk, memoryview) and chunk.itemsize != 1:
                 chunk = chunk.cast("B")  # its len() counts items, and everything below counts bytes
+            if self._ended():  # meanwhile, or the source swallowed its cancellation
+                self._keep(chunk)
+                return
             total += len(chunk)
             if self._length is not None and total > self._length:
                 raise SourceBroken(f"more than the {self._length} bytes that were promised")
@@ -342,9 +343,7 @@ class Pump:
                 try:
                     await self._idle()
                 except asyncio.CancelledError:
-                    # A body that draining ends is whole as far as it goes: what its end builds on is sent.
-                    if self.outcome is Outcome.DRAINED and not isinstance(chunk, FileRegion):
-                        self._gathered.append(chunk)
+                    self._keep(chunk)
                     raise
             self._gather(chunk)
             turn_bytes += len(chunk)
@@ -371,6 +370,11 @@ class Pump:
             self._flush()
         elif len(self._gathered) == 1:
             self._timers["flush"] = self._loop.call_soon(self._flush)
+
+    def _keep(self, chunk: Chunk) -> None:
+        """A body that draining ends is whole as far as it goes: what its last words build on goes before."""
+        if self.outcome is Outcome.DRAINED and not isinstance(chunk, FileRegion):
+            self._gathered.append(chunk)
 
     def _busy(self) -> bool:
         """Whether a write is in flight: the kernel has not taken all of it."""
