@@ -2,7 +2,7 @@
 
 Theory of operation. A function's generator runs in a task of its own, or in a thread of its own if it is not
 async, and puts each item into a *heap* as it is made. Whoever sends takes the heap when it is ready for more.
-So the items that come without a wait between them go out together, at 2 µs each for a record in CSV, and one
+So the items that come without a wait between them go out together, at 1 µs each for a record in CSV, and one
 that is followed by a wait goes out at once; nobody has to flush.
 
 After 64 KiB, or 2 ms, the generator waits until its heap has been taken. That is the backpressure: it is

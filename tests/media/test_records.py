@@ -311,6 +311,34 @@ def test_a_value_in_csv(case: str) -> None:
         assert list(csv.reader(io.StringIO(encoded.decode(), newline=""))) == [["v", "n"], [expected, "1"]]
 
 
+@given(
+    columns=st.integers(1, 4),
+    values=st.lists(
+        st.none() | st.integers() | st.floats() | st.text(',"\r\n;a \0é', max_size=4), max_size=300
+    ),
+)
+def test_rows_are_those_of_the_csv_module(columns: int, values: list[object]) -> None:
+    """However many are written together, and whatever has to be quoted in some of them."""
+    rows = list(zip(*[iter(values)] * columns, strict=False))
+    written = io.StringIO(newline="")
+    csv.writer(written, lineterminator="\r\n").writerows(rows)
+    assert csv_rows(rows).decode() == written.getvalue()
+    names = tuple(f"c{number}" for number in range(columns))
+    encoder = FORMATS["csv"].encoder(names)
+    assert encoder.encode([dict(zip(names, row, strict=True)) for row in rows]) == csv_rows(rows)
+
+
+def test_a_record_without_csv_takes_none_with_it() -> None:
+    """Those before it are written, whether it is seen when it comes or with others."""
+    encoder = FORMATS["csv"].encoder(("v", "n"))
+    for number in range(10):
+        encoder.add({"v": number, "n": 1})
+    encoder.add({"v": object(), "n": 1})
+    with pytest.raises(TypeError):
+        encoder.take()
+    assert encoder.take().count(b"\r\n") == 10
+
+
 def test_halves_of_surrogate_pairs_never_break_a_stream() -> None:
     """In keys, lines, columns, ids and names alike: UTF-8 has no such code points."""
     half = "a\udc80"
