@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from media.parameters import flag
-from media.producing import HEAP_BYTES, Call, Function
+from media.producing import Call, Function
 from media.records import END_ID, FORMATS, Encoder, Format
 from media.source import CHUNK_LIMIT, Body, ByteChunks, Chunks, Facts, Source, SourceEnded
 
@@ -81,10 +81,6 @@ class Encoded:
         self.add = encoder.add
         self._encoder = encoder
 
-    @property
-    def full(self) -> bool:
-        return self._encoder.size >= HEAP_BYTES
-
     def take(self) -> list[bytes]:
         return [taken] if (taken := self._encoder.take()) else []
 
@@ -96,7 +92,7 @@ class Pieces:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def add(self, item: Any) -> None:
+    def add(self, item: Any) -> int:
         if isinstance(item, str):
             item = item.encode("utf-8", "replace")
         elif not isinstance(item, bytes):
@@ -110,10 +106,7 @@ class Pieces:
             self._pieces += [item[at : at + CHUNK_LIMIT] for at in range(0, len(item), CHUNK_LIMIT)]
         elif item:
             self._pieces.append(item)
-
-    @property
-    def full(self) -> bool:
-        return self._size >= HEAP_BYTES
+        return self._size
 
     def take(self) -> list[bytes]:
         taken, self._pieces, self._size = self._pieces, [], 0

@@ -62,12 +62,8 @@ Function = Callable[..., Any]
 class Heap(Protocol[T_co]):
     """What takes items as they are made, and gives them on."""
 
-    def add(self, item: Any) -> None:
-        """Take one. It may be changed afterwards."""
-
-    @property
-    def full(self) -> bool:
-        """Whether enough waits to be taken."""
+    def add(self, item: Any) -> int:
+        """Take one. It may be changed afterwards. Gives the bytes that wait to be taken."""
 
     def take(self) -> Sequence[T_co]:
         """What there is, in the order in which it came."""
@@ -78,11 +74,10 @@ class _OneByOne:
 
     def __init__(self) -> None:
         self.items: list[Any] = []
-        self.add = self.items.append
 
-    @property
-    def full(self) -> bool:
-        return bool(self.items)
+    def add(self, item: Any) -> int:
+        self.items.append(item)
+        return HEAP_BYTES
 
     def take(self) -> list[Any]:
         taken = self.items[:]
@@ -206,14 +201,14 @@ class _Task:
             wait_at = clock() + AHEAD_SECONDS
             async with aclosing(await _opened(self._made)) as items:
                 async for item in items:
-                    add(item)
+                    size = add(item)
                     if not self._fresh:
                         self._tell()
-                    if heap.full or clock() >= wait_at:
-                        await self._taken(items)
-                        wait_at = clock() + AHEAD_SECONDS
                     if self._stopped:  # it swallowed its cancellation
                         break
+                    if size >= HEAP_BYTES or clock() >= wait_at:
+                        await self._taken(items)
+                        wait_at = clock() + AHEAD_SECONDS
         except BaseException as error:  # SystemExit too: it would end the loop from a task
             if not self._stopped:
                 self.failure = error
@@ -332,11 +327,11 @@ class _Thread:
             with lock:
                 if self._stopped:
                     return
-                heap.add(item)
+                size = heap.add(item)
                 if not self._told:
                     self._told = True
                     self._loop.call_soon_threadsafe(self._begun)
-                if heap.full:
+                if size >= HEAP_BYTES:
                     self._loop.call_soon_threadsafe(self._news.set)
                     self._changed.wait_for(lambda: self._stopped or not self._told)
                     if self._stopped:

@@ -71,17 +71,13 @@ class Encoder(Protocol):
     def begin(self) -> bytes:
         """What stands before the first item; may be empty."""
 
-    def add(self, item: Item) -> None:
-        """Write one item behind the others.
+    def add(self, item: Item) -> int:
+        """Write one item behind the others. Gives the bytes that can be taken, without the last few rows.
 
         Raises:
             TypeError: it is none, or holds what has no JSON.
             ValueError: it does not go with the others.
         """
-
-    @property
-    def size(self) -> int:
-        """Of what can be taken, in bytes; of fewer than TOGETHER_ROWS rows only that they are there."""
 
     def take(self) -> bytes:
         """What was added since the last time, whole items; may be empty."""
@@ -121,12 +117,8 @@ class _Gathering:
     def begin(self) -> bytes:
         return b""
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> int:
         raise NotImplementedError
-
-    @property
-    def size(self) -> int:
-        return len(self._heap)
 
     def take(self) -> bytes:
         taken, self._heap = bytes(self._heap), bytearray()
@@ -144,16 +136,18 @@ class _Gathering:
 class _Text(_Gathering):
     """A line for each item; a record is a line of JSON. A line that brings its end is given no second one."""
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> int:
         line = _line(_value(item))
         self._heap += line if line.endswith(b"\n") else line + b"\n"
+        return len(self._heap)
 
 
 class _Ndjson(_Gathering):
     """A line of JSON for each item; a line of text is a JSON string."""
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> int:
         self._heap += to_json(_value(item)) + b"\n"
+        return len(self._heap)
 
 
 class _Json(_Gathering):
@@ -163,11 +157,12 @@ class _Json(_Gathering):
         super().__init__(columns)
         self._before = b"["
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> int:
         value = to_json(_value(item))
         self._heap += self._before
         self._heap += value
         self._before = b",\n"
+        return len(self._heap)
 
     def end(self) -> bytes:
         return b"[]\n" if self._before == b"[" else b"]\n"
@@ -184,13 +179,14 @@ class _Sse(_Gathering):
         super().__init__(columns)
         self._numbers = itertools.count(1)
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> int:
         number = str(next(self._numbers))
         line = _line(_value(item))
         if isinstance(item, Event):
             self._heap += sse_event(line, item.id or number, item.event, item.retry)
         else:
             self._heap += sse_event(line, number)
+        return len(self._heap)
 
     def end(self) -> bytes:
         return sse_event(b"{}", END_ID, "end")
@@ -212,7 +208,7 @@ class _Csv:
     def begin(self) -> bytes:
         return csv_rows([self._columns]) if self._columns else b""
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> int:
         record: Any = item if type(item) is dict else self._record(item)
         if not self._columns:
             self._name_columns(record)
@@ -232,10 +228,7 @@ class _Csv:
         self._rows.append(row)
         if len(self._rows) >= TOGETHER_ROWS:
             self._write()
-
-    @property
-    def size(self) -> int:
-        return len(self._heap) + len(self._rows)  # a byte at least for each row that is not written
+        return len(self._heap)
 
     def take(self) -> bytes:
         self._write()

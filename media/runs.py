@@ -15,7 +15,7 @@ from urllib.parse import quote
 from media.channel import END, ENTRY_BYTES, LAG_BYTES, Channel, History, Ids, check_name
 from media.decoding import utf8
 from media.generated import StreamRequest
-from media.producing import HEAP_BYTES, Call
+from media.producing import Call
 from media.records import Event, to_json
 from media.source import BadParameter, SourceBroken, SourceError, SourceFailed
 from media.subscriptions import Events
@@ -228,7 +228,7 @@ class _Heap:
         self._items: list[_Encoded] = []
         self._size = 0
 
-    def add(self, item: Any) -> None:
+    def add(self, item: Any) -> int:
         value, event = (item.data, item.event) if isinstance(item, Event) else (item, "")
         if event:
             _check_event(event)
@@ -243,10 +243,7 @@ class _Heap:
             )
         self._items.append((data, json, event))
         self._size += len(data)
-
-    @property
-    def full(self) -> bool:
-        return self._size >= HEAP_BYTES
+        return self._size
 
     def take(self) -> list[list[_Encoded]]:
         taken, self._items, self._size = self._items, [], 0
