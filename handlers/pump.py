@@ -331,7 +331,8 @@ class Pump:
         turn_at, turn_bytes = self._loop.time() + self._open_streams.turn_seconds, 0
         total = 0
         async for chunk in chunks:
-            if self._ended():  # the source swallowed its cancellation
+            if self._ended():  # the source swallowed its cancellation, or that is on its way
+                self._keep(chunk)
                 return
             if isinstance(chunk, memoryview) and chunk.itemsize != 1:
                 chunk = chunk.cast("B")  # its len() counts items, and everything below counts bytes
@@ -342,9 +343,7 @@ class Pump:
                 try:
                     await self._idle()
                 except asyncio.CancelledError:
-                    # A body that draining ends is whole as far as it goes: what its end builds on is sent.
-                    if self.outcome is Outcome.DRAINED and not isinstance(chunk, FileRegion):
-                        self._gathered.append(chunk)
+                    self._keep(chunk)
                     raise
             self._gather(chunk)
             turn_bytes += len(chunk)
@@ -353,6 +352,11 @@ class Pump:
                 turn_at, turn_bytes = self._loop.time() + self._open_streams.turn_seconds, 0
         if self._length is not None and total < self._length:
             raise SourceBroken(f"{total} bytes where {self._length} were promised")
+
+    def _keep(self, chunk: Chunk) -> None:
+        """Of a body that draining ends, which is whole as far as it goes: what its end builds on is sent."""
+        if self.outcome is Outcome.DRAINED and not isinstance(chunk, FileRegion):
+            self._gathered.append(chunk)
 
     def _gather(self, chunk: Chunk) -> None:
         """Take a chunk to be sent, with its neighbours if it is in memory. Nothing is in flight."""

@@ -973,9 +973,9 @@ async def test_a_source_that_begins_the_drain_itself(tmp_path: Path, access_log:
         servers.append(server)
         response = await server.get("/s")
         await asyncio.wait_for(server.open_streams.ended(), 1)
-    assert (response.body, response.whole) == (b"first", True)
+    assert (response.body, response.whole) == (b"firstsecond", True)
     assert left == ["in order"]
-    assert access_log.endings == [("drained", 5)]
+    assert access_log.endings == [("drained", 11)]
 
 
 def test_outcomes_have_the_names_of_the_contract() -> None:
