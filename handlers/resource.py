@@ -3,6 +3,7 @@
 import asyncio
 import html
 import logging
+import math
 import random
 import re
 import sys
@@ -80,7 +81,7 @@ def problem_of(error: SourceError) -> Problem:
             return Problem(404, NOTHING_HERE)
         case SourceBusy():
             words = str(error) if isinstance(error, Busy) else ""
-            after = {"Retry-After": str(error.retry_after)}
+            after = {"Retry-After": str(math.ceil(error.retry_after))}  # a user may give a fraction
             return Problem(503, words or "The server is busy; try again later.", after)
         case SourceBroken():
             return Problem(502, "What this is made from could not be read.")

@@ -10,10 +10,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from playwright.sync_api import Page
 
+from media.records import FORMATS
 from tests.end_to_end.conftest import Starter
 from tests.end_to_end.process import Process, program, run, until
 from tests.end_to_end.test_start import refused
+from tests.handlers.test_formats import items_of
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +145,50 @@ def test_a_thread_that_blocks_does_not_hold_up_the_end(start: Starter, mine: Pat
     began = time.monotonic()
     server.stop()
     assert time.monotonic() < began + 4
+
+
+SLOW = """
+import asyncio
+from media.streams import generated
+
+async def slow(request):
+    for number in range(3):
+        yield {"n": number, "text": "=1+1, \\"a\\"\\nb"}
+        await asyncio.sleep(0.5)
+
+STREAMS = {"slow": generated(slow)}
+"""
+
+
+@pytest.mark.parametrize("how", [(), ("--compressed",), ("--http1.0",)], ids=["plain", "coded", "http_1_0"])
+def test_curl_reads_over_heartbeats(start: Starter, mine: Path, tmp_path: Path, how: tuple[str, ...]) -> None:
+    """Each format is whole, and its readers see the items alone."""
+    curl = program("curl")
+    mine.write_text(SLOW)
+    server = start("--streams", str(mine), "--heartbeat", "0.1")
+    for form, form_facts in FORMATS.items():
+        done = run(tmp_path, curl, "-sN", *how, f"{server.url}/stream/slow?format={form}")
+        assert done.returncode == 0
+        assert done.stdout.count(form_facts.heartbeat) >= 6
+        items = items_of(form, done.stdout)
+        assert [int(item[0] if form == "csv" else item["n"]) for item in items] == [0, 1, 2]
+
+
+def test_a_browser_reads_over_heartbeats_and_stops_at_the_end(start: Starter, mine: Path, page: Page) -> None:
+    """Its EventSource gets the items alone; it comes back once, with the id of the end, and then no more."""
+    mine.write_text(SLOW)
+    server = start("--streams", str(mine), "--heartbeat", "0.1")
+    page.goto(server.url)
+    seen = page.evaluate(
+        """() => new Promise(resolve => {
+            const seen = [], source = new EventSource('/stream/slow');
+            source.onmessage = event => seen.push([event.lastEventId, JSON.parse(event.data).n]);
+            source.addEventListener('end', event => seen.push([event.lastEventId, event.type]));
+            source.onerror = () => { if (source.readyState === source.CLOSED) resolve(seen); };
+        })"""
+    )
+    assert seen == [["1", 0], ["2", 1], ["3", 2], ["(end)", "end"]]
+    server.logged("GET /stream/slow 204")
 
 
 def test_two_modules(start: Starter, mine: Path) -> None:
