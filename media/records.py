@@ -322,6 +322,11 @@ def csv_rows(rows: Sequence[Sequence[object]]) -> bytes:
     return utf8(written.getvalue())
 
 
+def field_text(value: object) -> str:
+    """A value as it stands in a field of CSV, without the quotes: a key as clients see it."""
+    return str(_field(value))
+
+
 def to_json(value: object) -> bytes:
     """JSON in one line. What orjson refuses (integers over 64 bits, lone surrogates) takes the slow way.
 
