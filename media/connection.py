@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Dialect, Engine, Executable, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Executable, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -72,7 +72,6 @@ class Reader(Protocol):
 class Database(Protocol):
     """Where queries are read."""
 
-    dialect: Dialect
     in_threads: bool
     """What is made of a page is made in a worker thread."""
 
@@ -121,7 +120,6 @@ class _Threads:
             connect_args={"check_same_thread": False},
             hide_parameters=True,
         )
-        self.dialect = self._engine.dialect
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Reader, None]:
@@ -191,7 +189,6 @@ class _Loop:
         )
         if url.get_driver_name() == "asyncpg":
             event.listen(self._engine.sync_engine, "connect", fields.prepare)
-        self.dialect = self._engine.dialect
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Reader, None]:

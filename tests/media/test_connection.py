@@ -123,7 +123,7 @@ async def test_cancelled_while_it_connects(monkeypatch: pytest.MonkeyPatch, conn
         return connect(*args, **options)
 
     query = Query("sqlite+aiosqlite://", "SELECT 1 AS id", key="id")
-    monkeypatch.setattr(query._database.dialect, "connect", slow)
+    monkeypatch.setattr(query._database._engine.dialect, "connect", slow)
     await held.cancelled(asyncio.create_task(query.count({})))
     assert (connections.opened, connections.closed) == (1, 1)
 
@@ -138,7 +138,7 @@ async def test_cancelled_while_it_fails_to_connect(monkeypatch: pytest.MonkeyPat
         raise sqlite3.OperationalError("unable to open database file")
 
     query = Query("sqlite+aiosqlite://", "SELECT 1 AS id", key="id")
-    monkeypatch.setattr(query._database.dialect, "connect", slow)
+    monkeypatch.setattr(query._database._engine.dialect, "connect", slow)
     await held.cancelled(asyncio.create_task(query.count({})))
 
 

@@ -620,7 +620,7 @@ async def test_a_broken_database_breaks_the_body(
     if name.startswith("rows"):
         (world.root / "rows.db").write_bytes(b"no database" * 1000)
     else:
-        monkeypatch.setattr(shipped._ORDERS._database.dialect, "connect", refused)
+        monkeypatch.setattr(shipped._ORDERS._database._engine.dialect, "connect", refused)
     async with nothing_left(watch, world), SOURCES[name](world) as body:
         with pytest.raises(SourceBroken):
             await some(body)
