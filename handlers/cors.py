@@ -38,6 +38,7 @@ _EXPOSED = ", ".join(
         "Location",
         "Retry-After",
         "X-Request-Id",
+        "X-Total-Count",
         "icy-br",
         "icy-description",
         "icy-genre",

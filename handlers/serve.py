@@ -244,6 +244,8 @@ def _respond(response: StreamResource, body: Body, attachment: str) -> condition
     for name, value in headers.items():
         response.set_header(name, value)
     _set_caching(response, body)
+    if facts.count is not None:
+        response.set_header("X-Total-Count", str(facts.count))
     if facts.coding and plan.status != 304:
         response.set_header("Content-Encoding", facts.coding)
     if attachment and plan.status != 304:

@@ -96,7 +96,7 @@ def stream_request(response: Resource, args: Mapping[str, str]) -> StreamRequest
     return StreamRequest(
         args=args,
         headers={key.lower(): value for key, value in request.headers.items()},
-        last_event_id=request.headers.get("Last-Event-ID", args.get("last_event_id")),
+        last_event_id=_utf8(request.headers.get("Last-Event-ID")) or args.get("last_event_id"),
         path=request.path,
         remote_address=request.remote_ip or "",
         method=request.method or "",
@@ -106,6 +106,15 @@ def stream_request(response: Resource, args: Mapping[str, str]) -> StreamRequest
 def is_job(stream: Stream | None) -> bool:
     """Whether it is one that POST starts, and DELETE ends."""
     return stream is not None and stream.runs is not None and stream.runs.detached
+
+
+def _utf8(header: str | None) -> str | None:
+    """An id as it was sent to the client: it comes back in UTF-8 (HTML Living Standard §9.2.3), and Tornado
+    reads headers as Latin-1."""
+    try:
+        return header and header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 def _facts(name: str, stream: Stream) -> dict[str, object]:

@@ -15,7 +15,9 @@ from media.subscriptions import ChannelRow
 
 Row = Stream | ChannelRow
 
-_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+"""What a stream may be called, but for marks, which count as the letter before them."""
+
 _NAME_LENGTH = 200
 _SAID_LENGTH = 300
 
@@ -79,7 +81,7 @@ def _folder_of(named: str) -> Path:
 def _is_name(name: str) -> bool:
     # The vowels of some scripts are marks, and a mark is no letter for `re`.
     letters = "".join(each for each in name if not unicodedata.category(each).startswith("M"))
-    return len(name) <= _NAME_LENGTH and _NAME.fullmatch(letters) is not None
+    return len(name) <= _NAME_LENGTH and NAME.fullmatch(letters) is not None
 
 
 def _module(named: str) -> ModuleType:

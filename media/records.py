@@ -368,6 +368,11 @@ def _template(rows: int, columns: int) -> str:
     return (",".join(["%s"] * columns) + "\r\n") * rows
 
 
+def field_text(value: object) -> str:
+    """A value as it stands in a field of CSV, without the quotes: a key as clients see it."""
+    return str(_field(value))
+
+
 def to_json(value: object) -> bytes:
     """JSON in one line. What orjson refuses (integers over 64 bits, lone surrogates) takes the slow way.
 

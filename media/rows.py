@@ -1,142 +1,107 @@
-"""Rows of a query, in keyset pages.
+"""The rows of a query as a stream, in every format; one that broke off goes on behind its last row.
 
-No cursor is held while a client reads: 300 commits beside an open one grew SQLite's log to 33 MB,
-against 4 MB without. Instead each page starts behind the last key of the page before; that costs 15 %.
-A page is fetched *and* encoded in a worker thread and comes back as bytes:
-row by row over aiosqlite it would be 76,000 rows a second, so it is several times that.
+A page comes as bytes: each is encoded where it was fetched (`media.query`), and in CSV no row is an object of
+its own on the way.
 """
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, TypeVar
-from urllib.parse import quote
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
-
+from media.connection import Page
 from media.generated import Stream, StreamRequest, formats_from, heartbeat, refuse_if_ended
-from media.records import Encoder, Format, Record, csv_rows, sse_event, to_json
-from media.source import Body, Chunks, Facts, SourceBroken
+from media.parameters import Declared, flag, text
+from media.query import Query
+from media.records import Encoder, Format, Record, csv_rows, field_text, sse_event, to_json
+from media.source import Body, Chunks, Facts, SourceBroken, SourceEnded
 
-PAGE_ROWS = 2000
-"""Rows a page; of five columns, some 80 KB of CSV."""
-
-INTERRUPT_SECONDS = 0.05
-"""A statement that nobody waits for any more is interrupted this often until it ends: once is not enough,
-because between two statements there is nothing to interrupt and the next one begins."""
-
-T = TypeVar("T")
-Parameters = Callable[[Mapping[str, str]], Mapping[str, object]]
-Page = Sequence[Sequence[Any]]
-"""Rows, each with its values in the order of the columns."""
-
-
-class Query:
-    """A query that can be read page by page, many times at once.
-
-    Args:
-        url: `sqlite+aiosqlite:///PATH`; `sqlite+aiosqlite://` is a fresh database in memory.
-            The file is opened read-only and never made.
-        query: SELECT whose rows have a column `key` that is unique and never NULL; pages go by it, upwards.
-            Where it names `:after` and `:limit` itself it is taken as it stands, for queries that make rows
-            or that page by an index of their own; else it is wrapped in a page's WHERE, ORDER BY and LIMIT.
-        key: name of that column.
-        before_first: what `:after` is for the first page of a query that names it.
-    """
-
-    def __init__(self, url: str, query: str, *, key: str, before_first: object = 0) -> None:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            raise ValueError(f"rows are read from sqlite+aiosqlite://… as yet, not from {parsed.drivername}")
-        self.key = key
-        self._engine: Engine = create_engine(
-            _read_only(parsed), poolclass=NullPool, connect_args={"check_same_thread": False}
-        )
-        if re.search(r":after\b", query):
-            self._first = self._next = text(query)
-            self._before_first: Mapping[str, object] = {"after": before_first}
-        else:
-            inner = query.strip().removesuffix(";")
-            column = key.replace('"', '""')
-            # On lines of its own: the query may end in a comment. `page.`: a bare "name" that is no column
-            # would be a text to SQLite, and every row equal.
-            self._first = text(f'SELECT * FROM (\n{inner}\n) AS page ORDER BY page."{column}" LIMIT :limit')
-            self._next = text(
-                f'SELECT * FROM (\n{inner}\n) AS page WHERE page."{column}" > :after'
-                f' ORDER BY page."{column}" LIMIT :limit'
-            )
-            self._before_first = {}
-
-    async def pages(
-        self, parameters: Mapping[str, object], render: Callable[[tuple[str, ...], Page], T]
-    ) -> AsyncGenerator[T, None]:
-        """What `render(columns, rows)` makes of each page; it runs in the worker thread.
-
-        The first page may be empty, and so may the last.
-
-        Raises:
-            SourceBroken: the database cannot be opened, or refuses the query.
-        """
-        try:
-            connection = await _in_thread(self._engine.connect, lost=Connection.close)
-            try:
-                statement, bound = self._first, {**parameters, **self._before_first, "limit": PAGE_ROWS}
-                while True:
-                    count, last, rendered = await _in_thread(
-                        lambda: self._page(connection, statement, bound, render),  # noqa: B023, awaited here
-                        interrupt=lambda: _interrupt(connection),
-                    )
-                    yield rendered
-                    if count < PAGE_ROWS:
-                        return
-                    statement, bound = self._next, {**bound, "after": last}
-            finally:
-                await _in_thread(connection.close)
-        except SQLAlchemyError as error:
-            raise SourceBroken("the database failed") from error
-
-    def _page(
-        self,
-        connection: Connection,
-        statement: Any,
-        bound: Mapping[str, object],
-        render: Callable[[tuple[str, ...], Page], T],
-    ) -> tuple[int, object, T]:
-        with connection.begin():  # ended with the page: the next one sees what was committed meanwhile
-            result = connection.execute(statement, bound)
-            columns = tuple(result.keys())
-            page = result.fetchall()
-        last = page[-1][columns.index(self.key)] if page else None
-        if page and last is None:
-            raise ValueError(f"a row's {self.key!r} is NULL: no page can begin behind it")
-        return len(page), last, render(columns, page)
+RESERVED = ("after", "header")
+"""Parameters of every stream of rows, beside those of every stream."""
 
 
 def rows(
-    query: Query,
+    url: str,
+    query: str,
     *,
-    title: str,
-    parameters: Parameters = lambda args: {},
+    key: str,
+    title: str = "",
     first: str = "csv",
+    count: bool = False,
+    parameters: Mapping[str, Any] | None = None,
 ) -> Stream:
     """The stream of a query's rows; as events, each has its key as id.
 
     Args:
-        parameters: the values to bind, from the request's; raises BadParameter.
-        first: name of the default format.
+        url, query, key: as Query has them.
+        title: one line for people.
+        first: name of the format for clients without a wish.
+        count: count the rows before they are read, for X-Total-Count.
+        parameters: of the query's `:name`s the types that a client's texts become, or (type, default);
+            one that is not here is a text, and has to be given.
+
+    Raises:
+        ValueError: there is no such database, or no driver for it.
+        TypeError: there can be no such parameter, or the query has none of that name.
     """
+    asked = Query(url, query, key=key)
+    declared = Declared(_fields(asked.parameters, parameters or {}))
+    return stream_of(asked, declared.read, title=title, first=first, count=count, parameters=declared.listed)
+
+
+def stream_of(
+    query: Query,
+    read: Callable[[Mapping[str, str]], Mapping[str, object]],
+    *,
+    title: str = "",
+    first: str = "csv",
+    count: bool = False,
+    parameters: tuple[Mapping[str, object], ...] = (),
+) -> Stream:
+    """The same of a Query, whose values `read` takes from the request's; it raises BadParameter."""
+    if count and not query.countable:
+        raise ValueError("rows of a query with :after and :limit of its own cannot be counted")
 
     @asynccontextmanager
     async def open_(request: StreamRequest, form: Format | None) -> AsyncGenerator[Body, None]:
         assert form is not None
         refuse_if_ended(request, form)
-        bound = parameters(request.args)
-        facts = Facts(form.media_type, heartbeat=heartbeat(form, request))
-        yield Body(facts, chunks=lambda: _encoded_pages(query, bound, form))
+        bound = read(request.args)
+        after = _after(request, form)
+        header = form.name != "csv" or flag(request.args, "header", after is None)
+        media_type = form.media_type if header else form.media_type.replace("=present", "=absent")
+        counted = await query.count(bound) if count else None
+        facts = Facts(media_type, heartbeat=heartbeat(form, request), count=counted)
+        yield Body(facts, chunks=lambda: _encoded_pages(query, bound, form, after, header))
 
-    return Stream(title, open_, formats=formats_from(first))
+    title = title or f"Rows by {query.key}"
+    return Stream(title, open_, formats=formats_from(first), parameters=parameters)
+
+
+async def export(url: str, query: str, *, key: str = "") -> Stream:
+    """The stream of a query of which nothing else is known: the database is asked, and runs nothing.
+
+    Args:
+        key: empty: the first column.
+
+    Raises:
+        ValueError: it cannot be one. A sentence for the operator, without any password.
+    """
+    asked = await asyncio.to_thread(Query, url, query, key=key)  # imports the driver
+    try:
+        described = await asked.described()
+    except SourceBroken as error:
+        raise ValueError(f"{error}: {_reason(error.__cause__)}") from error
+    key = key or described.columns[0]
+    if key not in described.columns:
+        raise ValueError(f"the query has no column {key}: its columns are {', '.join(described.columns)}")
+    if key != asked.key:
+        asked = Query(url, query, key=key)
+    try:
+        declared = Declared(_fields(asked.parameters, described.types))
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return stream_of(asked, declared.read, parameters=declared.listed)
 
 
 async def records(query: Query, parameters: Mapping[str, object]) -> AsyncGenerator[Record, None]:
@@ -147,23 +112,44 @@ async def records(query: Query, parameters: Mapping[str, object]) -> AsyncGenera
                 yield record
 
 
-async def _encoded_pages(query: Query, bound: Mapping[str, object], form: Format) -> Chunks:
+def _fields(names: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, tuple[Any, object]]:
+    """Each parameter of the query with its type and its default, `...` where it has none."""
+    if unknown := [name for name in given if name not in names]:
+        raise TypeError(f"the query has no :{unknown[0]}")
+    if taken := [name for name in names if name in RESERVED]:
+        raise TypeError(f'the parameter "{taken[0]}" has a meaning of its own in every stream of rows')
+    declared = {name: given.get(name, str) for name in names}
+    return {name: found if isinstance(found, tuple) else (found, ...) for name, found in declared.items()}
+
+
+def _after(request: StreamRequest, form: Format) -> str | None:
+    """The key behind which the client goes on. An EventSource repeats its URL: its id is the newer of two."""
+    if form.name == "sse" and request.last_event_id:
+        return request.last_event_id
+    return text(request.args, "after") if "after" in request.args else None
+
+
+async def _encoded_pages(
+    query: Query, bound: Mapping[str, object], form: Format, after: str | None, header: bool
+) -> Chunks:
     encoder: Encoder | None = None
 
-    def render(columns: tuple[str, ...], page: Page) -> bytes:
+    def render(page: Page) -> bytes:
         nonlocal encoder
         begin = b""
         if encoder is None:
-            encoder = form.encoder(columns)
-            begin = encoder.begin()
+            encoder = form.encoder(page.columns)
+            begin = encoder.begin() if header else b""
+            if form.name == "sse" and after is not None and not page.rows:
+                raise SourceEnded("nothing is behind the client's key")
         match form.name:
             case "csv":
-                return begin + csv_rows(page)
+                return begin + csv_rows(page.rows)
             case "sse":
-                return _events(_as_records(columns, page), query.key)
-        return begin + encoder.encode(_as_records(columns, page))
+                return _events(page, query.key)
+        return begin + encoder.encode(_as_records(page))
 
-    async with aclosing(query.pages(bound, render)) as pages:
+    async with aclosing(query.pages(bound, render, after=after)) as pages:
         async for chunk in pages:
             if chunk:
                 yield chunk
@@ -171,60 +157,18 @@ async def _encoded_pages(query: Query, bound: Mapping[str, object], form: Format
         yield end
 
 
-def _as_records(columns: tuple[str, ...], page: Page) -> list[Record]:
-    return [dict(zip(columns, row, strict=True)) for row in page]
+def _reason(error: BaseException | None) -> str:
+    """The first line of what a driver says."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.partition("\n")[0] or type(error).__name__
 
 
-def _events(page: list[Record], key: str) -> bytes:
+def _as_records(page: Page) -> list[Record]:
+    return [dict(zip(page.columns, row, strict=True)) for row in page.rows]
+
+
+def _events(page: Page, key: str) -> bytes:
     try:
-        return b"".join([sse_event(to_json(record), str(record[key])) for record in page])
+        return b"".join([sse_event(to_json(record), field_text(record[key])) for record in _as_records(page)])
     except ValueError as error:  # what stands in a database is no bug of ours
         raise SourceBroken("a row's key cannot be the id of an event") from error
-
-
-def _read_only(url: URL) -> URL:
-    """The same database through SQLite's own URI, which can say that nothing is written and no file made."""
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        return url.set(drivername="sqlite")
-    return url.set(
-        drivername="sqlite",
-        database=f"file:{quote(url.database)}",
-        query={**url.query, "mode": "ro", "uri": "true"},
-    )
-
-
-async def _in_thread(
-    function: Callable[[], T],
-    *,
-    interrupt: Callable[[], None] = lambda: None,
-    lost: Callable[[T], None] | None = None,
-) -> T:
-    """Run in a worker thread, and do not leave before it has ended, whoever cancels and how often.
-
-    A connection that is closed under a running statement is undefined.
-
-    Args:
-        interrupt: makes it end early; may be called many times.
-        lost: is given, in a thread, the result that a cancelled caller never sees.
-    """
-    loop = asyncio.get_running_loop()
-    running = loop.run_in_executor(None, function)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await _ended(running, interrupt)
-        if running.exception() is None and lost is not None:  # what else it was is nobody's any more
-            await _ended(loop.run_in_executor(None, lost, running.result()), lambda: None)
-        raise
-
-
-async def _ended(running: asyncio.Future[Any], interrupt: Callable[[], None]) -> None:
-    """Wait until it has ended. Another cancellation changes nothing: one is on its way already."""
-    while not running.done():
-        interrupt()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({running}, timeout=INTERRUPT_SECONDS)
-
-
-def _interrupt(connection: Connection) -> None:
-    connection.connection.driver_connection.interrupt()  # type: ignore[union-attr]

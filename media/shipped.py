@@ -9,8 +9,9 @@ from pathlib import Path
 from media.decoding import utf8
 from media.generated import Stream, StreamRequest, generated
 from media.parameters import number, text, whole
+from media.query import Query
 from media.records import Event, Item, Record
-from media.rows import Query, records, rows
+from media.rows import records, stream_of
 from media.source import SourceBroken
 from media.subscriptions import ChannelRow, channel
 from media.templating import template
@@ -105,6 +106,6 @@ STREAMS: dict[str, Stream | ChannelRow] = {
     "hello": generated(hello, title="A greeting in three pieces", media_type="text/plain; charset=utf-8"),
     "clock": generated(clock, title="The time, once a second", live=True),
     "events": channel(title="What is published here"),
-    "large.csv": rows(_ORDERS, title="As many rows as you ask for", parameters=order_parameters),
+    "large.csv": stream_of(_ORDERS, order_parameters, title="As many rows as you ask for"),
     "large.html": template("large.html", title="As many rows as you ask for, as a page", rows=orders),
 }

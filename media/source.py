@@ -146,6 +146,7 @@ class Facts:
         heartbeat: bytes that may stand between any two chunks to show that the server lives.
             Empty: nothing may.
         coding: content coding that the bytes have, `gzip` or another (RFC 9110 §8.4.1). Empty: none.
+        count: items in all, whichever of them the body has, or None if they were not counted.
     """
 
     media_type: str
@@ -155,6 +156,7 @@ class Facts:
     live: bool = False
     heartbeat: bytes = b""
     coding: str = ""
+    count: int | None = None
 
 
 Changed = Callable[[], None]

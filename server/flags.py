@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from server.settings import PREFIX, ROOT, Settings, SettingsError
 from server.values import quoted
 
-REPEATED = {"station": ";", "streams": ";"}
+REPEATED = {"station": ";", "streams": ";", "export": "\n"}
 """The settings whose flags may be given several times, and what then stands between; of any other the last
 one counts."""
 

@@ -21,6 +21,7 @@ from media.generated import Stream
 from media.library import LibraryError, ScanResult, scan
 from media.live import Mounts
 from media.own import OwnStreamsError, Row, load
+from media.rows import export
 from media.shipped import STREAMS
 from media.station import Station
 from media.subscriptions import ChannelRow, Channels, channel
@@ -106,7 +107,7 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
         progress: draw a progress bar on stderr.
 
     Raises:
-        SettingsError: the database cannot be used, or a channel has the name of a stream.
+        SettingsError: a database or a query cannot be used, or two streams have one name.
     """
     async with AsyncExitStack() as stack:
         try:
@@ -118,6 +119,7 @@ async def open_resources(settings: Settings, *, progress: bool = False) -> Async
         scanner = Scanner(settings.media, catalogue, progress=progress)
         stack.push_async_callback(scanner.stop)
         own = await _own(settings)
+        own |= await _exports(settings, own)
         streams, channels = tables({**STREAMS, **own, **_declared(settings, own)})
         for stream in streams.values():
             if stream.close is not None:
@@ -196,6 +198,19 @@ async def _own(settings: Settings) -> dict[str, Row]:
             whose = "ours" if taken[0] in STREAMS else "of another module"
             raise StreamsError(f'--streams: {module} has a stream "{taken[0]}", and there is one {whose}')
         rows |= found
+    return rows
+
+
+async def _exports(settings: Settings, own: Mapping[str, Row]) -> dict[str, Row]:
+    """The streams of `--export`, whose queries the database has looked at."""
+    rows: dict[str, Row] = {}
+    for name, (key, query) in settings.exports.items():
+        if name in STREAMS or name in own:
+            raise SettingsError(f'--export must have a name that no other stream has, not "{name}"')
+        try:
+            rows[name] = await export(settings.export_database, query, key=key)
+        except ValueError as error:
+            raise SettingsError(f"--export {name} cannot be read: {error}") from error
     return rows
 
 

@@ -219,6 +219,23 @@ class Settings(BaseSettings):
     For development. Without a value it is on.
     """
 
+    export_database: str = _setting(
+        "", "Streams", "URL", "an SQLAlchemy URL with an asynchronous driver", "none", repr=False
+    )
+    """Database of --export, an SQLAlchemy URL.
+
+    Whether there is one is known when it is asked about the queries, at the start.
+    """
+
+    export: Annotated[str, AfterValidator(values.exports)] = _setting(
+        "", "Streams", "NAME=QUERY", "NAME=QUERY or NAME:KEY=QUERY, beside --export-database", "none"
+    )
+    """Rows of a query as a stream; repeatable.
+
+    Several have a line each. KEY is the column that is unique, the first if it is not named.
+    Taken apart: `exports`.
+    """
+
     channels: str = _setting(
         "", "Channels", "NAMES", "names of letters, digits, '.', '-' and '_', with commas between", "none"
     )
@@ -313,6 +330,11 @@ class Settings(BaseSettings):
         named = [one.partition("=") for one in self.station.split(";")]
         return {name: None if playlist == "*" else Path(playlist) for name, _, playlist in named}
 
+    @property
+    def exports(self) -> dict[str, tuple[str, str]]:
+        """The key and the query of each export by its name; an empty key: the first column."""
+        return {name: (key, query) for name, key, query in values.parted_exports(self.export)}
+
     # What a value must be by itself is in `values`; below, what it must be beside others, or as a number.
 
     @field_validator("*", mode="before")
@@ -364,6 +386,13 @@ class Settings(BaseSettings):
         if others.data.get("publish_token"):
             raise ValueError
         return values.token_in(value)
+
+    @field_validator("export")
+    @classmethod
+    def _has_database(cls, value: str, others: ValidationInfo) -> str:
+        if value and not others.data.get("export_database"):
+            raise ValueError
+        return value
 
     @field_validator("station")
     @classmethod

@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from media.own import NAME as STREAM_NAME
 from media.subscriptions import NAME
 from server import tls
 from server.forwarded import trusted
@@ -26,6 +27,9 @@ _DRIVERS = {
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")  # RFC 1123 §2.1, and containers' underscores
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1
 _ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_EXPORT = re.compile(
+    rf"^({STREAM_NAME.pattern.replace('(', '(?:')})(?::([^=\n]+))?=", re.MULTILINE
+)  # its parts: a name, and a key
 _LOCATION = re.compile(r"/(?:(?!\.\.?/)[A-Za-z0-9._~-]+/)+")
 
 
@@ -141,6 +145,25 @@ def printable(value: str) -> str:
     if not value.isprintable():
         raise ValueError
     return value
+
+
+def exports(value: str) -> str:
+    """`NAME=QUERY` or `NAME:KEY=QUERY`, a line each, each name once."""
+    found = parted_exports(value)
+    if value and (not _EXPORT.match(value) or not all(query for _, _, query in found)):
+        raise ValueError
+    if len({name for name, _, _ in found}) < len(found):
+        raise ValueError("an export of each name")
+    return value
+
+
+def parted_exports(value: str) -> list[tuple[str, str, str]]:
+    """Name, key and query of each. A line that begins with no name goes on with the query before it."""
+    _, *parts = _EXPORT.split(value)
+    return [
+        (name, key or "", query.strip())
+        for name, key, query in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    ]
 
 
 def stations(value: str) -> str:

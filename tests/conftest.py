@@ -16,6 +16,7 @@ from tornado.ioloop import IOLoop
 
 from handlers import outgoing
 from tests.end_to_end.process import Process
+from tests.postgresql import PostgreSQL
 
 WAYS = {
     "reads": ("--sendfile", "off"),
@@ -59,6 +60,14 @@ def _modules_are_no_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A database server, started by the first test that asks for it: 0.6 s."""
+    server = PostgreSQL()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def io_loop(pytestconfig: pytest.Config) -> Iterator[IOLoop]:
     """The loop of one test. pytest-tornado's own fixture asks for the current loop, which is deprecated.
@@ -98,6 +107,8 @@ def _no_blocking_calls() -> Iterator[None]:
         for name in ANSWERED_AT_ONCE:
             blockbuster.functions[name].deactivate()
         blockbuster.functions["os.stat"].can_block_in("pathlib.py", "resolve")
+        # Looks for ~/.pgpass.
+        blockbuster.functions["os.stat"].can_block_in("asyncpg/connect_utils.py", "_read_password_file")
         # What the page cache has, and a socket that does not block.
         blockbuster.functions["os.sendfile"].can_block_in("handlers/outgoing.py", "_sendfile")
         # Under --cov the tracer takes a lock of its own in whatever it traces.

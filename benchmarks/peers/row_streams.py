@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from benchmarks.orders import COLUMNS, DATABASE, GENERATOR, TABLE, orders
-from media.rows import Query
 from media.streams import StreamRequest, generated, rows
 
 
@@ -17,12 +16,10 @@ async def made(request: StreamRequest, *, rows: int = 1000) -> AsyncGenerator[di
 STREAMS = {
     GENERATOR: generated(made, first="csv"),
     TABLE: rows(
-        Query(
-            f"sqlite+aiosqlite:///{Path(__file__).with_name(DATABASE)}",
-            f"SELECT {', '.join(COLUMNS)} FROM orders WHERE id <= :rows",
-            key="id",
-        ),
+        f"sqlite+aiosqlite:///{Path(__file__).with_name(DATABASE)}",
+        f"SELECT {', '.join(COLUMNS)} FROM orders WHERE id <= :rows",
+        key="id",
         title="Orders of the table, as many as you ask for",
-        parameters=lambda args: {"rows": int(args["rows"])},
+        parameters={"rows": int},
     ),
 }

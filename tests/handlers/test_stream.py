@@ -16,6 +16,7 @@ from handlers.stream import NamedStreamResource, StreamsResource
 from handlers.writers import Writers
 from media.generated import Stream, StreamRequest, generated
 from media.records import FORMATS, Event, Format, Item
+from media.rows import rows
 from media.subscriptions import Channels
 from tests.conftest import AccessLog, ExpectLog
 from tests.serving import Response, Route, eventually, request, serving
@@ -325,3 +326,35 @@ async def test_draining_loses_no_item_that_was_made(tmp_path: Path, name: str, k
         body = [record["n"] for record in listed]
     assert body == list(range(len(body)))
     assert made - 1 <= len(body) <= made + 1
+
+
+@pytest.mark.parametrize("count", [True, False])
+@pytest.mark.gen_test
+async def test_rows_are_counted(count: bool, tmp_path: Path) -> None:
+    """For HEAD, too, and with the rest of them; who does not count says nothing of it."""
+    select = "SELECT value AS id FROM json_each('[1,2,3]')"
+    routes = routes_of(orders=rows("sqlite+aiosqlite://", select, key="id", count=count))
+    async with serving(tmp_path, scan=False, routes=routes) as server:
+        for target, method in (
+            ("/own/orders", "GET"),
+            ("/own/orders", "HEAD"),
+            ("/own/orders?after=2", "GET"),
+        ):
+            response = await server.get(target, method)
+            assert (response.status, response.headers.get("X-Total-Count")) == (200, "3" if count else None)
+        assert response.body == b"3\r\n"
+        assert response.headers["Content-Type"] == "text/csv; charset=utf-8; header=absent"
+
+
+@pytest.mark.gen_test
+async def test_rows_go_on_behind_any_id(tmp_path: Path) -> None:
+    """It comes in UTF-8, and behind the last there is nothing. What is no UTF-8 is an id that nobody gave."""
+    select = 'SELECT value AS id FROM json_each(\'["강","바람"]\')'
+    routes = routes_of(orders=rows("sqlite+aiosqlite://", select, key="id"))
+    async with serving(tmp_path, scan=False, routes=routes) as server:
+        found = []
+        for key in ("강".encode(), "바람".encode(), b"\xb0"):
+            asked = request("/own/orders?format=sse", connection="close", last_event_id="KEY")
+            response = await server.exchange(asked.replace(b"KEY", key))
+            found.append((response.status, response.body.count(b"data: ")))
+    assert found == [(200, 2), (204, 0), (200, 3)]

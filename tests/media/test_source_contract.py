@@ -29,7 +29,7 @@ from media.generated import Stream, StreamRequest, generated
 from media.live import Mount
 from media.pieces import Piece
 from media.records import FORMATS, Item, Record
-from media.rows import Query, rows
+from media.rows import rows
 from media.shared import shared
 from media.shipped import STREAMS
 from media.source import (
@@ -131,7 +131,7 @@ def opened(stream: Callable[[World], Stream], form: str = "", **args: str) -> Ma
 
 
 def table_of(world: World) -> Stream:
-    return rows(Query(world.database, "SELECT id, name FROM t", key="id"), title="")
+    return rows(world.database, "SELECT id, name FROM t", key="id")
 
 
 def shipped_rows(world: World) -> Stream:
@@ -620,7 +620,7 @@ async def test_a_broken_database_breaks_the_body(
     if name.startswith("rows"):
         (world.root / "rows.db").write_bytes(b"no database" * 1000)
     else:
-        monkeypatch.setattr(shipped._ORDERS._engine.dialect, "connect", refused)
+        monkeypatch.setattr(shipped._ORDERS._database._engine.dialect, "connect", refused)
     async with nothing_left(watch, world), SOURCES[name](world) as body:
         with pytest.raises(SourceBroken):
             await some(body)

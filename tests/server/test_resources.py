@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,50 @@ async def test_a_channel_with_the_name_of_a_stream(settings: Settings) -> None:
     with pytest.raises(SettingsError, match='names that no stream has, not "clock"'):
         async with open_resources(settings.model_copy(update={"channels": "a,clock"})):
             pass
+
+
+def exporting(settings: Settings, tmp_path: Path, export: str, database: str = "") -> Settings:
+    """With a database of three orders."""
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS orders AS SELECT 1 AS id, 'x' AS name")
+    address = database or f"sqlite+aiosqlite:///{tmp_path}/orders.db"
+    return settings.model_copy(update={"export": export, "export_database": address})
+
+
+@pytest.mark.gen_test
+async def test_exports_are_streams(settings: Settings, tmp_path: Path) -> None:
+    """With the parameters of their queries; a channel of that name is refused."""
+    set_to = exporting(
+        settings, tmp_path, "all=SELECT * FROM orders\na/b:id=SELECT name, id FROM orders WHERE id > :x"
+    )
+    async with open_resources(set_to) as opened:
+        assert [name for name in opened.streams if name in ("all", "a/b")] == ["all", "a/b"]
+        assert opened.streams["a/b"].title == "Rows by id"
+        assert opened.streams["a/b"].parameters == ({"name": "x", "required": True, "type": "string"},)
+    with pytest.raises(SettingsError, match='names that no stream has, not "all"'):
+        async with open_resources(set_to.model_copy(update={"channels": "all"})):
+            pass
+
+
+@pytest.mark.parametrize(("export", "database", "sentence"), [
+    ("clock=SELECT 1", "", '--export must have a name that no other stream has, not "clock"'),
+    ("a=SELECT * FROM missing", "", "--export a cannot be read: the database failed: no such table: missing"),
+    ("a:no=SELECT 1 AS id", "", "--export a cannot be read: the query has no column no: its columns are id"),
+    ("a=SELECT 1", "postgres://me:secret@localhost/x", "--export a cannot be read: postgres:// names no"),
+    ("a=SELECT 1", "postgresql+asyncpg://me:secret@127.0.0.1:1/x", "--export a cannot be read: the database"),
+    ("a=SELECT 1", "sqlite+aiosqlite:////nowhere/x.db", "--export a cannot be read: the database can"),
+])  # fmt: skip
+@pytest.mark.gen_test
+async def test_an_export_that_cannot_be(
+    export: str, database: str, sentence: str, settings: Settings, tmp_path: Path
+) -> None:
+    """The start stops with one sentence, and no password in it."""
+    with pytest.raises(SettingsError) as error:
+        async with open_resources(exporting(settings, tmp_path, export, database)):
+            pass
+    assert str(error.value).startswith(sentence)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.gen_test

@@ -15,6 +15,7 @@ from server.settings import Settings, SettingsError
 from server.values import quoted
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+EXPORT = "NAME=QUERY or NAME:KEY=QUERY, beside --export-database"
 PORT = "a whole number from 0 to 65535"
 HOST = "an IP address or a host name, without a port"
 BYTES = "a whole number from 0 to 1000000000000"
@@ -81,6 +82,8 @@ def test_defaults() -> None:
         "compression": 4,
         "streams": "",
         "reload": "off",
+        "export_database": "",
+        "export": "",
         "channels": "",
         "tick": 5.0,
         "max_event": 64 * 1024,
@@ -108,6 +111,7 @@ def test_every_flag_is_read(library: Path) -> None:
     )
     flags += " --tick 0 --max-event=1000 --publish-token t0ken== --source-timeout 0"
     flags += " --cors-origin https://a.example,http://b:8000 --source-grace 1.5 --burst-seconds 0"
+    flags += " --export-database sqlite+aiosqlite:///o.db --export a=VALUES(1) --export=b:id=VALUES(2)"
     flags += " --station none --streams my_streams.py --streams others"
     password = "--source-password=hack me"
     others = "--sendfile=off --loop=uvloop --processes=3 --log-level=error"
@@ -138,6 +142,8 @@ def test_every_flag_is_read(library: Path) -> None:
         "compression": 0,
         "streams": "my_streams.py;others",
         "reload": "off",  # below: not with several processes
+        "export_database": "sqlite+aiosqlite:///o.db",
+        "export": "a=VALUES(1)\nb:id=VALUES(2)",
         "channels": "",  # below: not with several processes
         "tick": 0.0,
         "max_event": 1000,
@@ -318,6 +324,12 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--station", "radio=~nobody-of-this-name/a.m3u", PLAYLIST),
         ("--station", "radio=a\0.m3u", PLAYLIST),
         ("--station", "a=*;a=*", "a station of each name"),
+        ("--export", "SELECT 1", EXPORT),
+        ("--export", "a=", EXPORT),
+        ("--export", "a b=SELECT 1", EXPORT),
+        ("--export", "a:=SELECT 1", EXPORT),
+        ("--export", "../a=SELECT 1", EXPORT),
+        ("--export", "a=SELECT 1", EXPORT),  # without a database
         ("--log-level", "INFO", "debug, info, warning or error"),
         ("--log-level", "", "debug, info, warning or error"),
     ],
@@ -515,6 +527,23 @@ def test_stations(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MILLRACE_STATION", "jazz=a=b.M3U8;all=*")
     assert read_settings([]).stations == expected
     assert read_settings(["--station", "none"]).stations == {}
+
+
+def test_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key and the query of each; a query may have several lines, and so may the variable."""
+    database = ("--export-database", "postgresql+asyncpg://me:secret@localhost/x")
+    longer = "b/c.csv:the key=\n  SELECT *\n  FROM t -- a=b\n  WHERE a=b"
+    expected = {
+        "a.csv": ("", "SELECT a=1 FROM t;"),
+        "b/c.csv": ("the key", "SELECT *\n  FROM t -- a=b\n  WHERE a=b"),
+    }
+    read = read_settings([*database, "--export", "a.csv=SELECT a=1 FROM t;", "--export", longer])
+    assert read.exports == expected
+    assert "secret" not in repr(read)
+    monkeypatch.setenv("MILLRACE_EXPORT", f"a.csv=SELECT a=1 FROM t;\n{longer}")
+    assert read_settings(database).exports == expected
+    sentence = refusal(*database, "--export", "a=SELECT 1", "--export", "a=SELECT 2")
+    assert sentence.startswith("--export must be an export of each name")
 
 
 def test_our_samples_are_a_station(library: Path) -> None:
