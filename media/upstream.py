@@ -21,7 +21,7 @@ from urllib.parse import urlencode, urlsplit
 
 from media.generated import StreamRequest
 from media.hops import HOP_BY_HOP, NEVER_SENT_ON, SENT_ON, sent_headers
-from media.source import ByteChunks, SourceBroken, SourceBusy, SourceError, SourceSlow
+from media.source import SourceBroken, SourceBusy, SourceError, SourceSlow
 
 if TYPE_CHECKING:
     import httpx
@@ -186,7 +186,7 @@ class Asking:
                 raise SourceBroken(f"{called} did not answer") from error
             raise
 
-    async def chunks(self, idle_seconds: float | None) -> ByteChunks:
+    async def chunks(self, idle_seconds: float | None) -> AsyncGenerator[bytes, None]:
         """The bytes of the body as they come, coded as they are. At most two pieces are read ahead.
 
         Raises:

@@ -3,13 +3,16 @@
 import asyncio
 import os
 import random
+import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from media.relay import relay
+from tests.end_to_end.conftest import Starter
+from tests.end_to_end.process import Process, program, until
 from tests.serving import Response, Server, eventually, request, serving
 
 CONTENT = "".join(f"{number:06} 바람이 불어오는 곳\n" for number in range(5000))
@@ -150,3 +153,44 @@ async def test_nothing_is_left_of_fifty_that_were_killed(
         assert "Traceback" not in caplog.text
         await eventually(lambda: held() <= descriptors)
         await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
+RELAYS = """
+from media.streams import relay
+
+STREAMS = {{
+    "rows": relay("{url}/large.csv?rows=100000000", title="Rows of another"),
+    "lyric": relay("{url}/stream/lines?sleep=0.01&format=sse"),
+    "together": relay("{url}/stream/lines?sleep=0.01&format=sse", shared=True),
+}}
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_is_told_to_every_client(start: Starter, tmp_path: Path) -> None:
+    """curl exits with 18; those who share a connection stay, and go on when the other is back."""
+    curl = program("curl")
+    other = Process(tmp_path / "other").started()
+    module = tmp_path / "relays.py"
+    module.write_text(RELAYS.format(url=other.url))
+    server = start("--streams", str(module))
+    server.expect_log("broke off|it is asked again")
+    received = [tmp_path / name for name in ("rows", "lyric")]
+    cut = [
+        subprocess.Popen([curl, "-sN", "--max-time", "40", "-o", path, f"{server.url}/stream/{path.name}"])
+        for path in received
+    ]
+    with server.send("/stream/together?format=sse") as together:
+        until(lambda: b"data: [" in together.recv(65536), 10)
+        until(lambda: all(path.exists() and path.stat().st_size for path in received), 10)
+        other.popen.kill()
+        other.popen.wait()
+        assert [process.wait(20) for process in cut] == [18, 18]
+        server.logged("it is asked again")
+        together.settimeout(1)
+        with suppress(TimeoutError):
+            while together.recv(65536):  # what had come before
+                pass
+        together.settimeout(20)
+        start("--port", str(other.port))
+        until(lambda: b"data: [" in together.recv(65536), 20)

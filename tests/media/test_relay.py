@@ -23,7 +23,7 @@ from tests.media.upstreams import (
     silent_after,
     upstream,
 )
-from tests.serving import Server, eventually, request, serving
+from tests.serving import Response, Server, eventually, request, serving
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SSE = OK + b"Content-Type: text/event-stream\r\n\r\n"
@@ -443,6 +443,8 @@ async def test_a_relay_that_leads_to_itself_is_502(tmp_path: Path, expect_log: E
         ("ftp://host/", {}), ("/path", {}), ("http://", {}), ("http://user:secret@host/", {}),
         ("http://host/", {"sent_on": ["Cookie"]}), ("http://host/", {"sent_on": ["authorization"]}),
         ("http://host/", {"sent_on": ["Host"]}), ("http://host/", {"sent_on": ["Connection"]}),
+        ("http://host/", {"shared": True, "args": ["a", "b"]}),
+        ("http://host/", {"shared": True, "sent_on": ["X-Mine"]}),
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_relay_is_no_row(url: str, options: dict[str, Any]) -> None:
@@ -568,6 +570,193 @@ async def test_a_slow_client_slows_the_other_server(tmp_path: Path) -> None:
                 await client.read()
             await eventually(lambda: said > before)
         assert await eventually(lambda: there.open == 0) < 3
+
+
+# --- shared: one connection for all clients ---
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """Each connection gets the next of them; all that come later are closed at once."""
+    left = iter(answers)
+
+    async def answer(exchange: Exchange) -> None:
+        await next(left, saying())(exchange)
+
+    return answer
+
+
+RETRY = b"retry: 1\n\n"  # 0.1 s, which is the least
+NDJSON = OK + b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(content: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(content), content)
+
+
+def said_in(received: bytes) -> list[tuple[str, str]]:
+    """The name and the data of each event, without those that only say where the stream stands."""
+    body = Response.parsed(received).body.decode()
+    found = []
+    for event in body.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in event.split("\n") if ": " in line)
+        if "data" in fields:
+            found.append((fields.get("event", ""), fields["data"]))
+    return found
+
+
+SHARED: Mapping[str, tuple[tuple[Answer, ...], list[tuple[str, str]], list[str | None]]] = {
+    "one_connection": (
+        (silent_after(SSE, b"id: 1\ndata: a\n\nevent: add\ndata: last\n\n"),),
+        [("", "a"), ("add", "last")],
+        [None],
+    ),
+    "goes_on_behind_the_last_id": (
+        (
+            saying(SSE, RETRY, b"id: 1\ndata: a\n\nid: 2\ndata: b\n\n"),
+            silent_after(SSE, b"id: 3\ndata: last\n\n"),
+        ),
+        [("", "a"), ("", "b"), ("", "last")],
+        [None, "2"],
+    ),
+    "half_an_event_is_none": (
+        (
+            reset_after(SSE, RETRY, b"id: 1\ndata: a\n\nid: 2\ndata: b"),
+            silent_after(SSE, b"id: 2\ndata: last\n\n"),
+        ),
+        [("", "a"), ("", "last")],
+        [None, "1"],
+    ),
+    "no_ids": (
+        (saying(SSE, RETRY, b"data: a\n\n"), silent_after(SSE, b"data: last\n\n")),
+        [("", "a"), ("gap", "{}"), ("", "last")],
+        [None, None],
+    ),
+    "it_says_the_gap": (
+        (
+            saying(SSE, RETRY, b"id: 1\ndata: a\n\n"),
+            silent_after(SSE, b'id: 7\nevent: gap\ndata: {"x":1}\n\ndata: last\n\n'),
+        ),
+        [("", "a"), ("gap", "{}"), ("", "last")],
+        [None, "1"],
+    ),
+    "down_for_a_while": (
+        (
+            saying(SSE, RETRY, b"id: 1\ndata: a\n\n"),
+            saying(),
+            saying(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n"),
+            silent_after(SSE, b"data: last\n\n"),
+        ),
+        [("", "a"), ("", "last")],
+        [None, "1", "1", "1"],
+    ),
+    "no_content_is_the_end": (
+        (saying(SSE, RETRY, b"id: 1\ndata: a\n\n"), saying(b"HTTP/1.1 204 X\r\n\r\n")),
+        [("", "a"), ("end", "{}")],
+        [None, "1"],
+    ),
+    "a_millrace_ends": (
+        (saying(SSE, b"id: 1\ndata: a\n\nevent: end\nid: (end)\ndata: {}\n\n"),),
+        [("", "a"), ("end", "{}")],
+        [None],
+    ),
+    "an_end_of_its_own": (
+        (silent_after(SSE, b"event: end\ndata: a\n\ndata: last\n\n"),),
+        [("upstream-end", "a"), ("", "last")],
+        [None],
+    ),
+    "lines": (
+        (
+            saying(
+                NDJSON, chunk(b'{"n":123456789012345678901}\n\n['), chunk(b"1]\n"), chunk(b"2"), b"0\r\n\r\n"
+            ),
+        ),
+        [("", '{"n":123456789012345678901}'), ("", "[1]"), ("", "2"), ("end", "{}")],
+        [None],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.gen_test
+async def test_what_is_shared_comes_to_all(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over one connection, made anew when it breaks; the clients stay."""
+    answers, expected, ids = SHARED[name]
+    async with relaying(tmp_path, in_turn(*answers), shared=True) as (server, there):
+        asked = request("/stream/r", accept="text/event-stream", connection="close")
+        again = request("/stream/r", accept="text/event-stream", last_event_id="earliest")
+        async with server.connect(asked) as first, server.connect() as second:
+            await first.until(expected[0][1].encode())
+            if expected[-1][1] == "last":
+                await second.send(again)
+                received = [await client.until(b"data: last\n\n") for client in (first, second)]
+            else:
+                received = [(await first.rest())[0]]
+        for each in received:
+            told = said_in(each)
+            assert [(event, "{}" if event == "gap" else data) for event, data in told] == expected
+        assert [exchange.headers.get("last-event-id") for exchange in there.asked] == ids
+        assert {exchange.headers["accept-encoding"] for exchange in there.asked} == {"identity"}
+    assert there.open == 0
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test
+async def test_lines_that_break_off_have_a_gap(tmp_path: Path, expect_log: ExpectLog) -> None:
+    """They have no ids: what is missing is not known."""
+    expect_log("millrace.relay", logging.WARNING, "it is asked again")
+    answers = in_turn(saying(NDJSON, chunk(b"1\n2")), silent_after(NDJSON, chunk(b"3\n")))
+    async with (
+        relaying(tmp_path, answers, shared=True) as (server, _),
+        server.connect(request("/stream/r", accept="application/x-ndjson")) as client,
+    ):
+        received = await client.until(b'"data":3')
+    assert received.index(b'"data":1') < received.index(b'"gap"') < received.index(b'"data":3')
+    assert b'"data":2' not in received
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n",
+        OK + b"Content-Type: text/html\r\nContent-Length: 0\r\n\r\n",
+        OK + b"Content-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n",
+    ],
+    ids=["nothing", "404", "page", "coded"],
+)
+@pytest.mark.gen_test
+async def test_what_cannot_be_shared_is_502(said: bytes, tmp_path: Path, expect_log: ExpectLog) -> None:
+    """At the start; and it is asked once."""
+    refused(expect_log, " 502: ")
+    async with relaying(tmp_path, saying(said), shared=True) as (server, there):
+        assert (await server.get("/stream/r")).status == 502
+        assert len(there.asked) == 1
+
+
+@pytest.mark.gen_test
+async def test_one_connection_for_each_value_of_a_parameter(tmp_path: Path) -> None:
+    """Which has to be given."""
+    async with relaying(tmp_path, silent_after(SSE, b"data: a\n\n"), shared=True, args=["city"]) as (
+        server,
+        there,
+    ):
+        async with (
+            server.connect(request("/stream/r?city=a")) as one,
+            server.connect(request("/stream/r?city=a")) as same,
+            server.connect(request("/stream/r?city=b")) as other,
+        ):
+            await one.until(b"data: a")
+            await other.until(b"data: a")
+            await same.until(b"\r\n\r\n")
+            assert sorted(exchange.line for exchange in there.asked) == [
+                "GET /?city=a HTTP/1.1", "GET /?city=b HTTP/1.1",
+            ]  # fmt: skip
+        assert (await server.get("/stream/r")).status == 400
+    assert there.open == 0
 
 
 # --- whoever leaves ---

@@ -160,12 +160,14 @@ def followed(form: str, **args: str) -> Make:
     return lambda world: a_channel(world).open(request, FORMATS[form])
 
 
-def all_of_a_run(form: str, **args: str) -> Make:
+def all_of_a_run(
+    form: str, make: Callable[[World], Stream] = lambda world: shared(world.items), **args: str
+) -> Make:
     """Of a shared stream, whose generator is closed with it: by itself it would go on for a while."""
 
     @asynccontextmanager
     async def opened(world: World) -> AsyncGenerator[Body, None]:
-        stream = shared(world.items)
+        stream = make(world)
         assert stream.close is not None
         try:
             async with stream.open(StreamRequest(args), FORMATS[form]) as body:
@@ -237,6 +239,7 @@ SOURCES: dict[str, Make] = {
     "shared_poll": all_of_a_run("json", wait="60"),
     "live_audio": live_audio,
     "large.html": opened(lambda world: STREAMS["large.html"], rows="2100"),
+    "relay_shared": all_of_a_run("sse", lambda world: relay(f"{other_server}/events", shared=True)),
     **{f"relay_{framing}": relayed(f"/{framing}") for framing in ("length", "chunks", "close", "events")},
 }  # fmt: skip
 
