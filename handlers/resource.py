@@ -29,6 +29,7 @@ from media.source import (
     SourceEnded,
     SourceError,
     SourceNotFound,
+    SourceSlow,
 )
 
 READS = ("GET", "HEAD", "OPTIONS")
@@ -83,6 +84,8 @@ def problem_of(error: SourceError) -> Problem:
             words = str(error) if isinstance(error, Busy) else ""
             after = {"Retry-After": str(math.ceil(error.retry_after))}  # a user may give a fraction
             return Problem(503, words or "The server is busy; try again later.", after)
+        case SourceSlow():
+            return Problem(504, "What this is made from did not answer in time.")
         case SourceBroken():
             return Problem(502, "What this is made from could not be read.")
     return Problem(500, FAILED)  # one that has no place here, such as SourceEnded in the middle

@@ -30,7 +30,7 @@ from handlers.pump import Pump
 from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
-from media.source import Body, Chunks, Facts, FellBehind, Following, Source, SourceError
+from media.source import Body, Chunks, Facts, FellBehind, Following, Passed, Source, SourceError
 
 RETRY_AFTER_SECONDS = 10
 """When to come back who found too many streams open."""
@@ -223,6 +223,8 @@ def refuse_too_many(delivery: Delivery, client: str) -> None:
 def _respond(response: StreamResource, body: Body, attachment: str) -> conditional.Plan | None:
     """Set status and headers. Gives what is to be sent; None: the response is finished already."""
     facts = body.facts
+    if body.passed is not None:
+        return _pass_on(response, body.passed)
     if body.following is None:  # what many follow is made once for all, and not coded for each
         if can_be_coded(facts.media_type):
             response.vary_by("Accept-Encoding")
@@ -254,13 +256,34 @@ def _respond(response: StreamResource, body: Body, attachment: str) -> condition
     if body.path and response.request.method == "GET" and not attachment:
         _remember(response, body, plan)
     if response.request.method == "HEAD" or plan.status == 304:
-        # By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6).
-        response.flush()
-        response.finish()
+        _finish_without_body(response)
         return None
     if facts is not body.facts:
         response.coder = Coder(facts.coding, response.delivery.compression, live=facts.live)
     return plan
+
+
+def _pass_on(response: StreamResource, passed: Passed) -> conditional.Plan | None:
+    """Set what another server has said. Gives what is to be sent; None: the response is finished already."""
+    response.set_status(passed.status)
+    response.clear_header("Content-Type")
+    for name, value in passed.headers.items():
+        if name == "Vary":
+            response.vary_by(value)
+        else:
+            response.set_header(name, value)
+    if response.request.method == "HEAD" or passed.status in (204, 304):
+        _finish_without_body(response)
+        return None
+    if "Content-Length" not in passed.headers:
+        response.set_header("X-Accel-Buffering", "no")
+    return conditional.Plan(passed.status, passed.headers, None)
+
+
+def _finish_without_body(response: StreamResource) -> None:
+    """By hand: finish() would add a length of 0 to a body of unknown length (RFC 9110 §8.6)."""
+    response.flush()
+    response.finish()
 
 
 def _facts(response: StreamResource, facts: Facts, sliceable: bool) -> Facts:
@@ -300,7 +323,8 @@ def _frame(response: StreamResource, body: Body, headers: Mapping[str, str]) -> 
         # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
         response.request.headers.pop("Connection", None)
     response.close_delimited |= response.unframed
-    response.is_events = body.facts.media_type == "text/event-stream"
+    # What another server has cut may end in the middle of an event, where no word of ours may stand.
+    response.is_events = body.passed is None and body.facts.media_type == "text/event-stream"
 
 
 async def _send(response: StreamResource, pump: Pump, body: Body, plan: conditional.Plan) -> None:

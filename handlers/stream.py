@@ -79,7 +79,8 @@ class NamedStreamResource(StreamResource):
         if stream is None:
             raise Problem(404, "There is no stream of this name: /streams lists them.")
         args = self.args
-        self.vary_by("Accept")
+        if stream.formats or stream.media_type:
+            self.vary_by("Accept")  # a relay's other server says itself what its answer depends on
         return stream.open(stream_request(self, args), self._format(stream, args))
 
     def _format(self, stream: Stream, args: Mapping[str, str]) -> Format | None:

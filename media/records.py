@@ -50,6 +50,10 @@ class Event:
     retry: int | None = None
 
 
+class Json(bytes):
+    """A value of JSON as another has written it, in one line. Only what is shared is made of it."""
+
+
 Item = Value | Event
 
 END_ID = "(end)"

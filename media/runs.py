@@ -16,7 +16,7 @@ from media.channel import END, ENTRY_BYTES, LAG_BYTES, Channel, History, Ids, ch
 from media.decoding import utf8
 from media.generated import StreamRequest
 from media.producing import Call
-from media.records import Event, to_json
+from media.records import Event, Json, to_json
 from media.source import BadParameter, SourceBroken, SourceError, SourceFailed
 from media.subscriptions import Events
 
@@ -25,6 +25,9 @@ OFFERED_BYTES = LAG_BYTES // 8
 
 CLEANUP_SECONDS = 5.0
 """How long a cancelled generator may take to close before the log says so."""
+
+GAP = Event({"last_event_id": None, "first_id": None}, event="gap")
+"""The item that says that others are missing before it. A user's function has none."""
 
 log = logging.getLogger("millrace.shared")
 
@@ -230,9 +233,11 @@ class _Heap:
 
     def add(self, item: Any) -> int:
         value, event = (item.data, item.event) if isinstance(item, Event) else (item, "")
-        if event:
+        if event and item is not GAP:
             _check_event(event)
-        if isinstance(value, str):
+        if isinstance(value, Json):
+            data, json = bytes(value), True
+        elif isinstance(value, str):
             data, json = utf8(value), False
         elif isinstance(value, Mapping):
             # A copy: what orjson gives takes 4 KB for as long as it is kept, however short it is.

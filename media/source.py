@@ -32,11 +32,12 @@ The tree of errors:
         │   └── Busy          so says a user's own function
         ├── SourceFailed      the program broke what many follow            → 500
         └── SourceBroken      the outside broke it: upstream, database, disk → 502
+            ├── SourceSlow    it did not answer in time                     → 504
             └── FellBehind    a follower of a feed was too slow              → its connection is broken
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,6 +99,10 @@ class SourceFailed(SourceError):
 
 class SourceBroken(SourceError):
     """The outside broke the body. Before the first byte a 502, after it the connection is aborted."""
+
+
+class SourceSlow(SourceBroken):
+    """The outside did not answer in time: before the first byte a 504."""
 
 
 class FellBehind(SourceBroken):
@@ -320,6 +325,18 @@ class Following:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """What another server has answered: conditions, ranges and codings are done, and it is sent as it is.
+
+    Args:
+        headers: that belong to its content, and may be sent by us. Each name once.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Body:
     """The body of one response.
 
@@ -333,6 +350,7 @@ class Body:
             and the bracket that closes an array.
         path: of the file whose bytes, all and as they are, are the body; empty: it is no file.
         following: the same bytes as the chunks, of a feed that others follow too. None: they are its own.
+        passed: its status and headers, where another server has made them. None: they come of the facts.
     """
 
     facts: Facts
@@ -341,6 +359,7 @@ class Body:
     ending: Callable[[], bytes] = bytes
     path: str = ""
     following: Following | None = None
+    passed: Passed | None = None
 
 
 Source = AbstractAsyncContextManager[Body]

@@ -10,6 +10,7 @@ STREAMS = {"ticks": generated(ticks)}
 
 from media.generated import Stream, StreamRequest, generated
 from media.records import Event
+from media.relay import relay
 from media.rows import rows
 from media.shared import shared
 from media.source import BadRequest, Busy, NotFound
@@ -26,6 +27,7 @@ __all__ = [
     "StreamRequest",
     "channel",
     "generated",
+    "relay",
     "rows",
     "shared",
     "template",
