@@ -44,6 +44,17 @@ TAIL_LINES = 10
 
 MOST_TAIL = 1_000_000_000
 
+_PARAMETERS = (
+    {
+        "name": "tail",
+        "required": False,
+        "type": "integer",
+        "minimum": 0,
+        "maximum": MOST_TAIL,
+        "default": TAIL_LINES,
+    },
+)
+
 
 def tail_lines(args: Mapping[str, str], default: int | None) -> int | None:
     """The parameter `tail`: so many lines before the end. None: from the beginning on.
@@ -86,7 +97,7 @@ def file(
         lines = tail_lines(request.args, TAIL_LINES)
         return Followed(None, name, request, form, lines=lines, encoding=encoding)
 
-    return Stream(title, open_, formats=FOLLOWED, live=True)
+    return Stream(title, open_, formats=FOLLOWED, live=True, parameters=_PARAMETERS)
 
 
 class Followed:

@@ -50,11 +50,17 @@ class Follower:
 
 @asynccontextmanager
 async def following(
-    path: Path, last_event_id: str | None = None, lines: int | None = None, form: str = "sse"
+    path: Path,
+    last_event_id: str | None = None,
+    lines: int | None = None,
+    form: str = "sse",
+    root: Path | None = None,
 ) -> AsyncIterator[Follower]:
-    """A client that follows the file at `path`, on a loop of its own time."""
-    request = StreamRequest(last_event_id=last_event_id)
-    async with Followed(None, str(path), request, FORMATS[form], lines=lines, encoding="utf-8") as body:
+    """A client that follows the file at `path`, with those of the library `root`."""
+    request, name = StreamRequest(last_event_id=last_event_id), str(path)
+    if root is not None:
+        name = str(path.relative_to(root))
+    async with Followed(root, name, request, FORMATS[form], lines=lines, encoding="utf-8") as body:
         follower = Follower(body)
         reading = asyncio.create_task(follower.read())
         try:
