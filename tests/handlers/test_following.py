@@ -16,9 +16,8 @@ from media.growing import growing_files
 from media.source import Body, ByteChunks, Cursor, Facts, Following
 from media.subscriptions import Events
 from tests.conftest import AccessLog
-from tests.media.following import append, following, move, rewrite
+from tests.media.following import append, following, move, numbered, rewrite
 from tests.media.test_records import events_of
-from tests.media.test_tail import numbered
 from tests.serving import Response, eventually, request, serving, source_route
 
 TEXTS = {
@@ -175,6 +174,32 @@ async def test_a_text_is_followed(
     else:
         assert response.body.decode().split() == words
     assert access_log.endings == [("drained", len(response.body))]
+
+
+@pytest.mark.gen_test
+async def test_a_rotation_that_text_says_nothing_of_is_no_chunk(root: Path) -> None:
+    """One of no bytes would be the end of the body, for all but the first."""
+    log = root / "log"
+    async with serving(root, scan=False) as server, AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(server.connect(asked("log?follow=1&tail=1"))) for _ in range(3)
+        ]
+        for client in clients:
+            await client.until(b"three")
+        append(log, "four\n")
+        for client in clients:
+            await client.until(b"four")  # from one place on
+        async with following(log, root=server.resources.root) as other:
+            await other.until("four")
+            move(log)
+            append(log, "ne")
+            await other.until("rotated")
+        append(log, "w\n")
+        for client in clients:
+            await client.until(b"new")
+        server.open_streams.drain()
+        bodies = [Response.parsed((await client.rest())[0]) for client in clients]
+    assert [(body.body, body.whole) for body in bodies] == [(b"three\nfour\nnew\n", True)] * 3
 
 
 @pytest.mark.gen_test
