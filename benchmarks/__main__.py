@@ -40,6 +40,7 @@ from benchmarks.scenarios import (
     rounds,
     rows,
     small,
+    tail,
 )
 
 LEAST_SECONDS = 0.1
@@ -79,6 +80,7 @@ SCENARIOS = {
         (connections.SCENARIO, FILES),
         (fanout.SCENARIO, EVENTS),
         (held.SCENARIO, EVENTS[:1]),
+        (tail.SCENARIO, FILES[:1]),
         (live_audio.SCENARIO, AUDIO),
         (rows.SCENARIO, ROWS),
     )
@@ -145,7 +147,10 @@ def _arguments() -> argparse.Namespace:
         "--subscribers", type=int, default=1000, help="of events, and listeners of audio [1000]"
     )
     parser.add_argument(
-        "--held", type=int, default=10_000, help="subscribers to whom nothing happens [10000]"
+        "--held",
+        type=int,
+        default=10_000,
+        help="subscribers to whom nothing happens, followers of a file [10000]",
     )
     parser.add_argument("--rows", type=int, default=1_000_000, help="of a CSV [1000000]")
     parser.add_argument("--peers", type=_keys, default=[], metavar="A,B", help=f"of {','.join(PEERS)} [all]")

@@ -15,6 +15,7 @@ from media.rows import rows
 from media.shared import shared
 from media.source import BadRequest, Busy, NotFound
 from media.subscriptions import ChannelRow, channel
+from media.tail import file
 from media.templating import template
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Stream",
     "StreamRequest",
     "channel",
+    "file",
     "generated",
     "relay",
     "rows",

@@ -44,6 +44,17 @@ TAIL_LINES = 10
 
 MOST_TAIL = 1_000_000_000
 
+_PARAMETERS = (
+    {
+        "name": "tail",
+        "required": False,
+        "type": "integer",
+        "minimum": 0,
+        "maximum": MOST_TAIL,
+        "default": TAIL_LINES,
+    },
+)
+
 
 def tail_lines(args: Mapping[str, str], default: int | None) -> int | None:
     """The parameter `tail`: so many lines before the end. None: from the beginning on.
@@ -86,7 +97,7 @@ def file(
         lines = tail_lines(request.args, TAIL_LINES)
         return Followed(None, name, request, form, lines=lines, encoding=encoding)
 
-    return Stream(title, open_, formats=FOLLOWED, live=True)
+    return Stream(title, open_, formats=FOLLOWED, live=True, parameters=_PARAMETERS)
 
 
 class Followed:
@@ -130,7 +141,7 @@ class Followed:
         except BaseException:
             await growing_files().release(growing)
             raise
-        first = _First(growing, form.name, encoding, self._lines, last_event_id, seen)
+        first = First(growing, form.name, encoding, self._lines, last_event_id, seen)
         opening = sse_retry() if form.name == "sse" else b""
         following = Following(growing.window.feed(form.name, encoding), (0,), opening, first=first)
         return Body(facts, chunks=following.chunks, following=following)
@@ -159,7 +170,7 @@ class Followed:
         return growing.encoding
 
 
-class _First:
+class First:
     """What one client is sent before it follows: from its place to one that the feed keeps.
 
     Args:
@@ -172,12 +183,12 @@ class _First:
         "_file",
         "_form",
         "_growing",
-        "_joined",
         "_last_event_id",
         "_lines",
         "_position",
         "_seen",
         "cursor",
+        "joined",
     )
 
     def __init__(
@@ -192,7 +203,8 @@ class _First:
         self._growing, self._form, self._encoding = growing, form, encoding
         self._lines, self._last_event_id, self._seen = lines, last_event_id, seen
         self._file: Generation | None = None
-        self._joined = False
+        self.joined = False
+        """Whether it is at a place that the feed keeps, or was when it was last asked."""
         self._position = 0
         self._before = b""  # the `last_bytes` there
         self.cursor: Cursor = (0,)
@@ -206,8 +218,8 @@ class _First:
                 return
             with growing.file.held():
                 told = await self._begin(growing.file)
-        self._joined = False
-        while not self._joined:
+        self.joined = False
+        while not self.joined:
             if told:
                 yield told
             assert self._file is not None
@@ -216,7 +228,7 @@ class _First:
                 async with aclosing(self._rest_of(file)) as chunks:
                     async for chunk in chunks:
                         yield chunk
-            told = b"" if self._joined else self._leave(file)
+            told = b"" if self.joined else self._leave(file)
         if told:
             yield told
 
@@ -290,14 +302,17 @@ class _First:
         if block is not None and block.rotated is not None and block.file.number == file.number + 1:
             self._join(block.number - 1)  # and the feed tells it
             return b""
+        unfinished = bool(self._before) and not self._before.endswith(b"\n")
         if block is not None and block.file is not file and growing.file is not None:
             self._file, self._position, self._before = growing.file, 0, b""
-            return said(Rotated("replaced", id_of(0, b"", growing.file.inode)), self._form)
+            rotated = Rotated("replaced", id_of(0, b"", growing.file.inode), unfinished=unfinished)
+            return said(rotated, self._form)
         # What the client was to have is no longer on the disk: it goes on with what is kept.
         there = block.run if block is not None else Run(b"", window.stop, b"", file.inode)
         self._join(window.newest if block is None else block.number - 1)
         self._position, self._before = there.start, there.before
-        return said(Rotated("truncated", id_of(there.start, there.before, there.inode)), self._form)
+        id_ = id_of(there.start, there.before, there.inode)
+        return said(Rotated("truncated", id_, unfinished=unfinished), self._form)
 
     def _passed(self, run: Run) -> bytes:
         """A run for this client, which is behind it then."""
@@ -305,5 +320,5 @@ class _First:
         return encoded(run, self._form, self._encoding)
 
     def _join(self, number: int) -> None:
-        self.cursor, self._joined = (number,), True
+        self.cursor, self.joined = (number,), True
         self._growing.window.taken(number)

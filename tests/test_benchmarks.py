@@ -20,13 +20,14 @@ import pytest
 
 from benchmarks import library, picture
 from benchmarks.__main__ import able
-from benchmarks.load import beside, fanout, going_on, held, listeners, probe, resets, transfer
+from benchmarks.load import beside, fanout, going_on, held, listeners, probe, resets, tail, transfer
 from benchmarks.load.endless import opened
 from benchmarks.load.exchange import Exchange, request
 from benchmarks.measure import BenchmarkError, reset_peak, usage
 from benchmarks.peers import Peer
 from benchmarks.report import Spread, figures, ratios, sides, write_block
 from benchmarks.scenarios import Column, Rounds, Scenario
+from tests.end_to_end.process import Process
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "benchmarks"]
@@ -204,6 +205,29 @@ def test_an_event_that_is_lost_or_doubled_stops_the_run(
         hub.odd_event, hub.odd_times = fanout.WARMING_EVENTS + 1, times
         with pytest.raises(BenchmarkError, match=found):
             fanout.run(fanout_job(port))
+
+
+@pytest.mark.slow
+def test_lines_of_a_file_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each follower has every line, and the server reads them about once; one that has not stops the run."""
+    monkeypatch.setattr(fanout, "LOST_SECONDS", 20)
+    library = tmp_path / "library"
+    library.mkdir()
+    log = library / "log"
+    log.write_text("begun\n")
+    server = Process(tmp_path / "server", ["--media", str(library)]).started()
+    try:
+        target = "/text/log?follow=1&tail=0"
+        job = tail.Job(server.popen.pid, server.port, str(log), target, 5, seconds=0.2, steady_seconds=0.3)
+        reading = tail.run(job)
+        assert reading.pace.deliveries > 0
+        assert 0 < reading.p50_ms <= reading.p99_ms
+        assert 1 <= reading.read_times < 5
+        monkeypatch.setattr(fanout, "LOST_SECONDS", 0.3)
+        with pytest.raises(BenchmarkError, match="did not get"):
+            tail.run(replace(job, path=str(tmp_path / "another")))
+    finally:
+        server.stop()
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """The load: bare sockets, in a process of its own on the core of the load.
 
 `transfer` asks again and again and measures; `probe` measures how long tiny requests wait;
-`beside` is what goes on meanwhile; `fanout`, `held` and `listeners` have answers that do not end (`endless`).
+`beside` is what goes on meanwhile; `fanout`, `tail`, `held` and `listeners` have answers that do not end
+(`endless`).
 Each takes its job as JSON and prints what it found as JSON.
 """
 

@@ -135,18 +135,19 @@ def _read(job: Job, stack: ExitStack) -> Reading:
     idle_bytes = (pss_bytes(job.server_pid) - before) / (job.subscribers - 1)
     audience.steady(job.steady_seconds)
     percentiles = quantiles(audience.latencies_ns, n=100, method="inclusive")
-    single = _pace(job, audience, in_flight=1)
-    many = _pace(job, audience, IN_FLIGHT)
+    single = paced(job.server_pid, audience, job.seconds, in_flight=1)
+    many = paced(job.server_pid, audience, job.seconds, IN_FLIGHT)
     audience.compare()
     return Reading(many, single, percentiles[49] / 1e6, percentiles[98] / 1e6, idle_bytes)
 
 
-def _pace(job: Job, audience: "Audience", in_flight: int) -> Pace:
+def paced(server_pid: int, audience: "Audience", seconds: float, in_flight: int) -> Pace:
+    """So many seconds of full speed, with so many events on their way at most."""
     already = audience.deliveries
-    began, cpu, load = time.perf_counter(), usage(job.server_pid).cpu_seconds, time.process_time()
-    audience.full_speed(job.seconds, in_flight)
+    began, cpu, load = time.perf_counter(), usage(server_pid).cpu_seconds, time.process_time()
+    audience.full_speed(seconds, in_flight)
     seconds, load_seconds = time.perf_counter() - began, time.process_time() - load
-    cpu_seconds = usage(job.server_pid).cpu_seconds - cpu
+    cpu_seconds = usage(server_pid).cpu_seconds - cpu
     return Pace(audience.deliveries - already, seconds, cpu_seconds, load_seconds / seconds)
 
 

@@ -1,6 +1,7 @@
 """A client of a file that grows, without HTTP."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -9,9 +10,14 @@ from media.generated import StreamRequest
 from media.growing import Growing, growing_files
 from media.records import FORMATS
 from media.source import Body
-from media.tail import Followed
+from media.tail import First, Followed
 from tests.media.test_records import Seen, events_of
 from tests.serving import eventually
+
+
+def numbered(start: int, stop: int) -> str:
+    """Lines of twelve bytes."""
+    return "".join(f"{number:06d} line\n" for number in range(start, stop))
 
 
 class Follower:
@@ -42,19 +48,49 @@ class Follower:
         """The data of the events that are lines."""
         return [event.data for event in self.events if event.event == "message"]
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of the lines that `numbered` makes; much quicker than `lines`."""
+        return [
+            int(number) for number in re.findall(rb"^(?:data: )?(\d{6}) line\n", self.received, re.MULTILINE)
+        ]
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is sent what all are."""
+        assert self.body.following is not None
+        first = self.body.following.first
+        assert isinstance(first, First)
+        return first.joined
+
     async def until(self, text: str, times: int = 1) -> None:
         """Wait until this has come so often."""
-        await eventually(lambda: self.received.count(text.encode()) >= times or self.error, 10)
+        wanted, place, count = text.encode(), 0, 0
+
+        def there() -> bool:
+            nonlocal place, count
+            while (found := self.received.find(wanted, place)) >= 0:  # what was looked through is not again
+                place, count = found + 1, count + 1
+            place = max(place, len(self.received) - len(wanted))
+            return count >= times or self.error is not None
+
+        await eventually(there, 30)
         assert self.error is None, self.error
 
 
 @asynccontextmanager
 async def following(
-    path: Path, last_event_id: str | None = None, lines: int | None = None, form: str = "sse"
+    path: Path,
+    last_event_id: str | None = None,
+    lines: int | None = None,
+    form: str = "sse",
+    root: Path | None = None,
 ) -> AsyncIterator[Follower]:
-    """A client that follows the file at `path`, on a loop of its own time."""
-    request = StreamRequest(last_event_id=last_event_id)
-    async with Followed(None, str(path), request, FORMATS[form], lines=lines, encoding="utf-8") as body:
+    """A client that follows the file at `path`, with those of the library `root`."""
+    request, name = StreamRequest(last_event_id=last_event_id), str(path)
+    if root is not None:
+        name = str(path.relative_to(root))
+    async with Followed(root, name, request, FORMATS[form], lines=lines, encoding="utf-8") as body:
         follower = Follower(body)
         reading = asyncio.create_task(follower.read())
         try:

@@ -44,6 +44,8 @@ from media.source import (
     SourceNotFound,
 )
 from media.subscriptions import EARLIEST, Channels, channel
+from media.tail import Followed
+from media.tail import file as file_row
 from media.templating import template
 from media.text import text, text_events
 from tests.media.test_cover import png, track
@@ -207,7 +209,16 @@ def live_audio(world: World) -> Source:
     return mount.heard()
 
 
+def grown(name: str, form: str, lines: int | None = None, last_event_id: str | None = None) -> Make:
+    """A text of the library, as it grows."""
+    request = StreamRequest(last_event_id=last_event_id)
+    return lambda world: Followed(
+        world.root, name, request, FORMATS[form], lines=lines, encodings=EncodingCache()
+    )
+
+
 CUTTABLE: dict[str, Make] = {
+    "file_row": opened(lambda world: file_row(world.root / "track.wav", "audio/wav")),
     "file": lambda world: file(world.root, "track.wav", "audio/wav"),
     "text": lambda world: text(world.root, "clean", EncodingCache()),
     "cover": lambda world: cover(world.root, "song.mp3"),
@@ -222,6 +233,16 @@ SOURCES: dict[str, Make] = {
     "events_resumed": lambda world: text_events(world.root, "clean", EncodingCache(), after=LINE_LENGTH),
     "events_decoded_resumed": lambda world: text_events(
         world.root, "legacy", EncodingCache(), after=LINE_LENGTH * 4000
+    ),
+    "text_tail": lambda world: text(world.root, "clean", EncodingCache(), tail=7999),
+    "text_decoded_tail": lambda world: text(world.root, "legacy", EncodingCache(), tail=10),
+    "events_tail": lambda world: text_events(world.root, "clean", EncodingCache(), tail=10),
+    **{f"followed_{form}": grown("clean", form) for form in ("sse", "ndjson", "text")},
+    "followed_decoded": grown("legacy", "text"),
+    "followed_tail": grown("clean", "sse", lines=7999),
+    "followed_resumed": grown("clean", "sse", last_event_id=str(LINE_LENGTH * 4000)),
+    "file_followed": opened(
+        lambda world: file_row(world.root / "clean", follow=True), "text", tail="7999"
     ),
     "events_paced": lambda world: text_events(world.root, "short", EncodingCache(), pace_seconds=0.001),
     **{f"generated_{form}": opened(lambda world: generated(world.items, title=""), form) for form in FORMATS},

@@ -5,7 +5,8 @@ import itertools
 import os
 import random
 import re
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,8 @@ from media.generated import Stream, StreamRequest
 from media.records import FORMATS
 from media.source import BadParameter, FellBehind, SourceNotFound
 from media.tail import Followed, file, tail_lines
-from tests.media.following import append, content, delete, following, move, read_of, rewrite
+from tests.media.following import append, content, delete, following, move, numbered, read_of, rewrite
 from tests.serving import eventually
-
-
-def numbered(start: int, stop: int) -> str:
-    return "".join(f"{number:06d} line\n" for number in range(start, stop))
-
-
-def numbers(lines: list[str]) -> list[int]:
-    return [int(line[:6]) for line in lines]
 
 
 @pytest.fixture
@@ -45,11 +38,11 @@ async def test_where_a_client_begins(log: Path, lines: int | None, first: int) -
     """So many whole lines before the end; what is begun comes when it ends."""
     append(log, "020000")
     async with following(log, lines=lines) as client, following(log, lines=lines, form="text") as other:
-        await eventually(lambda: read_of(log).window.newest)
+        await eventually(lambda: client.joined and other.joined)
         append(log, " line\n" + numbered(20_001, 20_003))
         await client.until("020002 line\n\n")
         await other.until("020002 line\n")
-        assert numbers(client.lines) == list(range(first, 20_003))
+        assert client.numbers == list(range(first, 20_003))
         assert other.received.decode() == numbered(first, 20_003)
 
 
@@ -61,16 +54,16 @@ async def test_history_and_news_meet(log: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(window, "AHEAD_BYTES", 50_000)
     async with AsyncExitStack() as stack:
         clients = []
-        for at in range(20_000, 60_000, 2_000):
+        for at in range(20_000, 40_000, 2_000):
             clients.append(await stack.enter_async_context(following(log)))
             append(log, numbered(at, at + 2_000))
             await asyncio.sleep(0)
         done = []
         for client in clients:
-            await eventually(lambda: client.error or b"059999 line\n\n" in client.received, 20)  # noqa: B023
+            await eventually(lambda: client.error or client.received.endswith(b"039999 line\n\n"), 20)  # noqa: B023
             assert client.error is None or isinstance(client.error, FellBehind)
             done += [client] if client.error is None else []
-            assert numbers(client.lines) == list(range(len(client.lines)))
+            assert client.numbers == list(range(len(client.numbers)))
         assert done
 
 
@@ -86,7 +79,7 @@ async def test_many_follow_what_is_read_once(log: Path) -> None:
             await asyncio.sleep(0.005)
         for client in clients:
             await client.until("020999 line\n\n")
-            assert numbers(client.lines) == list(range(19_990, 21_000))
+            assert client.numbers == list(range(19_990, 21_000))
         assert read_of(log).read_bytes < 64 * 1024 + 20_000
 
 
@@ -105,13 +98,13 @@ async def test_resumed_behind_an_id(log: Path) -> None:
             whole = client.received[:most].rpartition(b"\n\n")
         client.received = bytearray(whole[0] + whole[1])
         assert all(event.event == "message" for event in client.events)
-        seen += numbers(client.lines)
+        seen += client.numbers
         last_id = client.events[-1].id if client.lines else last_id
     async with following(log, last_id) as client:
         last = next(written)
         append(log, numbered(last, last + 1))
         await client.until(f"{last:06d} line\n\n")
-        seen += numbers(client.lines)
+        seen += client.numbers
     assert seen == list(range(last + 1))
 
 
@@ -185,59 +178,95 @@ async def test_a_plain_number_is_a_place_in_the_file(log: Path) -> None:
         assert client.lines == ["gun!"]
 
 
+async def begun(log: Path, form: str) -> AsyncGenerator[bytes, None]:
+    """What a client is sent who reads when it is asked to, from the beginning on."""
+    source = Followed(None, str(log), StreamRequest(), FORMATS[form], lines=None, encoding="utf-8")
+    async with source as body, aclosing(body.chunks()) as chunks:
+        async for chunk in chunks:
+            yield bytes(chunk)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unfinished", ["", "020000"])
+@pytest.mark.parametrize("form", ["sse", "text"])
 @pytest.mark.gen_test
 async def test_a_client_in_a_file_that_is_left_reads_it_to_its_end(
-    log: Path, monkeypatch: pytest.MonkeyPatch
+    log: Path, monkeypatch: pytest.MonkeyPatch, form: str, unfinished: str
 ) -> None:
     """Although others are in the next one by then, and nothing of it is kept."""
-    monkeypatch.setattr(window, "WINDOW_BYTES", 1)
-    request = StreamRequest()
-    async with Followed(None, str(log), request, FORMATS["sse"], lines=None, encoding="utf-8") as body:
-        chunks = body.chunks()
-        received = [bytes(await anext(chunks)), bytes(await anext(chunks))]  # type: ignore[arg-type]
+    monkeypatch.setattr(window, "WINDOW_BYTES", 1500)  # some short blocks
+    append(log, unfinished)
+    async with aclosing(begun(log, form)) as client:
+        received = await anext(client) + await anext(client)
         async with following(log, lines=0) as other:
+            await eventually(lambda: other.joined)
             move(log)
             for name in ("a", "b", "c"):
                 append(log, f"00000{name}\n")
                 await other.until(f"00000{name}")
-            while b"00000c" not in received[-1]:
-                received.append(bytes(await anext(chunks)))  # type: ignore[arg-type]
-        await chunks.aclose()
-    text = b"".join(received).decode()
-    lines = re.findall("data: (.*)", text)
-    assert lines == [*numbered(0, 20_000).splitlines(), '{"cause":"replaced"}', "00000a", "00000b", "00000c"]
+            while b"00000c" not in received:
+                received += await anext(client)
+    lines = re.findall("data: (.*)" if form == "sse" else "(.+)", received.decode())
+    rotated = ['{"cause":"replaced"}'] if form == "sse" else []
+    before = (numbered(0, 20_000) + unfinished).splitlines()
+    assert [line for line in lines if "retry" not in line] == [
+        *before, *rotated, "00000a", "00000b", "00000c",
+    ]  # fmt: skip
+
+
+@pytest.mark.gen_test
+async def test_a_client_at_the_end_of_a_file_that_is_left(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing but the news of the next one is kept, it gets that as all do."""
+    monkeypatch.setattr(window, "WINDOW_BYTES", 1)
+    async with aclosing(begun(log, "text")) as client:
+        received = await anext(client)
+        async with following(log, lines=0) as other:
+            await eventually(lambda: other.joined)
+            move(log)
+            append(log, "begun")
+            await other.until("rotated")
+            while b"019999 line\n" not in received:
+                received += await anext(client)
+            append(log, "!\n")
+            while b"begun!" not in received:
+                received += await anext(client)
+    assert received.decode() == numbered(0, 20_000) + "begun!\n"
 
 
 @pytest.mark.gen_test
 async def test_a_client_in_a_file_that_is_cut_goes_on_with_what_is_kept(log: Path) -> None:
     """What was cut away before it was read is lost, and that is said."""
-    request = StreamRequest()
-    async with Followed(None, str(log), request, FORMATS["sse"], lines=None, encoding="utf-8") as body:
-        chunks = body.chunks()
-        received = [bytes(await anext(chunks)), bytes(await anext(chunks))]  # type: ignore[arg-type]
+    append(log, numbered(20_000, 100_000))
+    async with aclosing(begun(log, "sse")) as client:
+        received = b""
+        while b"000001" not in received:
+            received += await anext(client)
         rewrite(log, "anew\n")
-        while b"anew" not in received[-1]:
-            received.append(bytes(await anext(chunks)))  # type: ignore[arg-type]
-        await chunks.aclose()
-    lines = re.findall("data: (.*)", b"".join(received).decode())
+        while b"anew" not in received:
+            received += await anext(client)
+    lines = re.findall("data: (.*)", received.decode())
     lost = lines.index('{"cause":"truncated"}')
-    assert numbers(lines[:lost]) == list(range(lost))
+    assert [int(line[:6]) for line in lines[:lost]] == list(range(lost))
+    assert lost < 90_000
+    kept = [int(line[:6]) for line in lines[lost + 1 : -2]]
+    assert kept == list(range(100_000 - len(kept), 100_000))
+    assert len(kept) > 5000
     assert lines[-2:] == ['{"cause":"truncated"}', "anew"]
-    kept = numbers(lines[lost + 1 : -2])
-    assert kept == list(range(20_000 - len(kept), 20_000))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("form", "count", "last"), [
+    ("text", 1_000_000, b"999999\n"), ("sse", 100_000, b"data: 99999\n\n"),
+])  # fmt: skip
 @pytest.mark.gen_test(timeout=60)
-async def test_a_million_short_lines(tmp_path: Path) -> None:
+async def test_a_million_short_lines(tmp_path: Path, form: str, count: int, last: bytes) -> None:
     """Written at once, and read in time; what is kept of them is bounded."""
     log = tmp_path / "log"
     rewrite(log, "")
-    async with following(log, lines=0) as client:
-        await eventually(lambda: read_of(log).file)
-        append(log, "".join(f"{number}\n" for number in range(1_000_000)))
-        await eventually(lambda: client.received.endswith(b"data: 999999\n\n"), 40)
-        assert client.received.count(b"data: ") == 1_000_000
+    async with following(log, lines=0, form=form) as client:
+        await eventually(lambda: client.joined)
+        append(log, "".join(f"{number}\n" for number in range(count)))
+        await eventually(lambda: client.received.endswith(last), 40)
+        assert client.received.count(b"data: " if form == "sse" else b"\n") == count
         kept = read_of(log).window
         assert kept.blocks[-1].total - kept.blocks[0].total <= window.WINDOW_BYTES
 
