@@ -81,13 +81,13 @@ export class Job {
     this.#show("running", `Running, ${Math.floor(100 * bar.value)} %`);
   }
 
-  /** Its stream says that it is over. @param {"ended" | "failed"} state */
+  /** Its stream is over, or was refused. @param {"ended" | "failed"} state */
   over(state, problem) {
-    this.#over = true;
-    remembered.keep(this.#options.name, null);
-    const gone = problem.status === 404;
+    this.#over = problem.unanswered; // no answer but the stream itself has said so
     this.#elements.bar.hidden = true;
-    this.#show(gone ? "stopped" : state, gone ? "Not started, or forgotten" : state === "ended" ? "Done" : "Failed");
+    if (this.#over || problem.status === 404) remembered.keep(this.#options.name, null);
+    if (this.#over) this.#show(state, state === "ended" ? "Done" : "Failed");
+    else this.#show("stopped", problem.status === 404 ? "Not started, or forgotten" : "");
   }
 
   async #start() {
@@ -108,7 +108,9 @@ export class Job {
   }
 
   async #cancel() {
-    const { address, name } = this.#options;
+    const { address, name, watch } = this.#options;
+    const watched = !watch.stopped;
+    watch.stop();
     try {
       await request(address().href, { method: "DELETE", signal: AbortSignal.timeout(ANSWER_SECONDS * 1000) });
       remembered.keep(name, null);
@@ -116,6 +118,7 @@ export class Job {
       this.#show("stopped", "Cancelled, and forgotten");
     } catch (error) {
       this.#show("failed", sentenceOf(asProblem(error)));
+      if (watched) watch.start();
     }
   }
 

@@ -38,13 +38,14 @@ export class Parameters {
     return this.form.reportValidity();
   }
 
-  /** What differs from the defaults, as a query has it. */
+  /** What differs from the defaults or has to be said, as a query has it. */
   get query() {
     const query = new URLSearchParams();
     for (const { parameter, input } of this.#fields) {
       const value = valueOf(input);
-      const isGiven = value !== "" || (parameter.type === "string" && !parameter.required);
-      if (isGiven && value !== textOf(parameter.default)) query.set(parameter.name, value);
+      const { name, required, type } = parameter;
+      const isGiven = value !== "" || (type === "string" && !required);
+      if (isGiven && (required || value !== textOf(parameter.default))) query.set(name, value);
     }
     return query;
   }
