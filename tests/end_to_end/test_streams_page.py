@@ -21,11 +21,22 @@ HOSTILE = "<img src=x onerror=\"document.title='hit'\">"
 TONE = b"".join(struct.pack("<h", round(8000 * math.sin(n / 3))) for n in range(8000))
 FACTS = (b"RIFF", 36 + 160_000, b"WAVE", b"fmt ", 16, 1, 1, 8000, 16_000, 2, 16, b"data", 160_000)
 HEAD = struct.pack("<4sI4s4sIHHIIHH4sI", *FACTS)
+READ_TO_THE_BREAK = """addresses => Promise.all(addresses.map(async address => {
+    const reader = (await fetch(address)).body.getReader();
+    const decoder = new TextDecoder();
+    let text = '';
+    try {
+        for (;;) text += decoder.decode((await reader.read()).value, { stream: true });
+    } catch (error) {
+        return text;
+    }
+}))"""
 STREAMS = f'''
 import asyncio
+from pathlib import Path
 from typing import Literal
 
-from media.streams import BadRequest, generated
+from media.streams import BadRequest, generated, shared
 
 TONE = {TONE!r}
 HEAD = {HEAD!r}
@@ -59,6 +70,15 @@ async def ticks(request):
         await asyncio.sleep(0.05)
 
 
+async def work(request, *, name: str = "daily"):
+    """A long job"""
+    yield {{"done": 1, "total": 4}}
+    while not Path(__file__).with_name(name).exists():
+        await asyncio.sleep(0.05)
+    for number in range(2, 5):
+        yield {{"done": number, "total": 4}}
+
+
 async def tone(request):
     """A tone"""
     yield HEAD
@@ -70,6 +90,7 @@ STREAMS = {{
     "team/orders.csv": generated(orders, first="csv"),
     "failing": generated(failing, first="text"),
     "ticks": generated(ticks, live=True),
+    "work": shared(work, key="name", detached=True),
     "tone.wav": generated(tone, media_type="audio/wav"),
 }}
 for number in range(MORE):
@@ -89,7 +110,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """For the tests that leave it as it is."""
     folder = tmp_path_factory.mktemp("streams")
     process = Process(folder, ["--streams", module(folder)])
-    process.expect_log("^Traceback|broke off$")
+    process.expect_log("^Traceback|broke off")
     try:
         yield process.started()
     finally:
@@ -154,6 +175,15 @@ def test_failures_are_told_in_the_server_s_words(server: Process, browser: Brows
     page.close()
 
 
+def test_last_words_of_a_stream_that_breaks_are_heard(server: Process, browser: Browser) -> None:
+    """Chromium drops what has come and was not read when a body breaks; the break comes a little later."""
+    page = browser.new_page()
+    page.goto(f"{server.url}/healthz")
+    bodies = page.evaluate(READ_TO_THE_BREAK, ["/stream/failing?format=sse"] * 12)
+    assert all("event: error" in body for body in bodies)
+    page.close()
+
+
 def test_stop_ends_it_for_the_server_too(server: Process, page: Page) -> None:
     """What is endless goes on until it is stopped; what had come stays."""
     ticks = open_stream(page, server, "ticks")
@@ -185,6 +215,42 @@ def test_audio_is_heard(server: Process, page: Page) -> None:
     tone.locator("audio").evaluate("audio => audio.play()")
     page.wait_for_function("() => document.querySelector('.stream-player audio').currentTime > 0.1")
     assert page.evaluate("player.paused")
+
+
+def test_job_is_come_back_to(start: Starter, tmp_path: Path, page: Page) -> None:
+    """It is started and watched, goes on while the page is loaded anew, and is told of until it is done."""
+    server = start("--streams", module(tmp_path))
+    work = open_stream(page, server, "work")
+    work.get_by_label("name (required)").fill("go")
+    press(work, "Start the job")
+    states = work.locator(".state")
+    expect(states).to_have_text(["Running, 25 %", "Running"])
+    assert work.get_by_role("progressbar").evaluate("bar => bar.value") == 0.25
+    page.reload()
+    expect(states).to_have_text(["Running, 25 %", "Running"])
+    expect(work.get_by_label("name (required)")).to_have_value("go")
+    (tmp_path / "go").touch()
+    expect(states).to_have_text(["Done", "Complete"])
+    expect(work.locator("tbody tr")).to_have_count(4)
+    page.reload()
+    expect(page.locator(".stream-item")).to_have_count(11)
+    expect(page.locator("details[open]")).to_have_count(0)
+
+
+def test_job_is_cancelled(server: Process, browser: Browser) -> None:
+    """Its generator ends, and then there is no such job; a job that nobody has started is not there."""
+    page = browser.new_page()
+    work = open_stream(page, server, "work")
+    states = work.locator(".state")
+    press(work, "Watch")
+    expect(states.first).to_have_text("Not started, or forgotten")
+    press(work, "Start the job")
+    expect(states).to_have_text(["Running, 25 %", "Running"])
+    press(work, "Cancel")
+    expect(states.first).to_have_text("Cancelled, and forgotten")
+    expect(states.last).to_have_text("Stopped")
+    assert server.get("/stream/work?name=daily")[0] == 404
+    page.close()
 
 
 def test_keyboard_and_roles(server: Process, page: Page) -> None:
@@ -220,11 +286,11 @@ def test_two_hundred(start: Starter, tmp_path: Path, page: Page, width: int) -> 
     server = start("--streams", module(tmp_path, 200))
     page.set_viewport_size({"width": width, "height": 740})
     page.goto(server.url)
-    expect(page.locator(".stream-item")).to_have_count(210)
+    expect(page.locator(".stream-item")).to_have_count(211)
     page.locator("#stream-filter").fill("NUMBER 17")
     shown = page.locator(".stream-item:visible")
     expect(shown).to_have_count(12)
-    expect(page.locator("#stream-count")).to_have_text("12 of 210 streams")
+    expect(page.locator("#stream-count")).to_have_text("12 of 211 streams")
     shown.last.locator("summary").click()
     expect(shown.last.get_by_text("Watch", exact=True)).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
