@@ -255,7 +255,9 @@ class Runs:
 
 
 def _parameters(call: Call, key: str | None) -> tuple[Mapping[str, object], ...]:
-    """Those of the function, and the one that names a run."""
-    if key is None or any(parameter["name"] == key for parameter in call.parameters):
+    """Those of the function, and the one that names a run: it must be given, whatever its default."""
+    if key is None:
         return call.parameters
-    return ({"name": key, "required": True, "type": "string"}, *call.parameters)
+    own = {parameter["name"]: parameter for parameter in call.parameters}
+    named = own.pop(key, {"name": key, "type": "string"})
+    return ({**named, "required": True}, *own.values())

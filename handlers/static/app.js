@@ -1,8 +1,9 @@
 /**
  * The page: makes its parts and lets them know of each other.
  *
- * tracks.js is the library, player.js the sound, reader.js the texts, radio.js live audio, channel.js the events of
- * channels, lines.js the endless stream; each can fail by itself and says so in notices.js.
+ * tracks.js is the library, player.js the sound, reader.js the texts, streams.js the named streams, radio.js live
+ * audio, channel.js the events of channels, lines.js the endless stream; each can fail by itself and says so in
+ * notices.js.
  */
 
 import { Channel } from "./channel.js";
@@ -13,6 +14,7 @@ import { Player } from "./player.js";
 import { asProblem, isAbort, requestJson } from "./problem.js";
 import { Radio } from "./radio.js";
 import { Reader } from "./reader.js";
+import { Streams } from "./streams.js";
 import { Tracks } from "./tracks.js";
 
 /** Tells the mill wheel whether anything flows: it turns as long as one part says so. */
@@ -81,6 +83,7 @@ function start() {
     onPlaying: (track) => {
       finding.abort(); // what plays now counts, and not what the address named
       radio.stop();
+      streams.silence();
       tell(track);
     },
   });
@@ -88,9 +91,20 @@ function start() {
   const radio = new Radio({
     notices,
     volume: byId("player"),
-    onPlay: () => player.pause(),
+    onPlay: () => {
+      player.pause();
+      streams.silence();
+    },
     onTitle: tellLive,
     onFlow: flow("radio"),
+  });
+  const streams = new Streams({
+    notices,
+    flow,
+    onSound: () => {
+      player.pause();
+      radio.stop();
+    },
   });
   new Channel({ notices, onFlow: flow("channel") });
   new Lines({ notices, onFlow: flow("lines") });
@@ -107,6 +121,7 @@ function start() {
   }
   addEventListener("hashchange", cueLinked);
   reader.load();
+  streams.load();
   tracks.load().then(async () => {
     await cueLinked();
     // The person may have chosen one meanwhile.

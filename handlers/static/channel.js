@@ -7,14 +7,13 @@
 
 import { byId, element, quoted, setEnabled } from "./elements.js";
 import { Events } from "./events.js";
-import { Log } from "./log.js";
+import { Log, logNamed, refusal } from "./log.js";
 import { asProblem, request, requestJson } from "./problem.js";
 import { keepFresh } from "./refresh.js";
+import { cut, exact, SHOWN_CHARACTERS } from "./values.js";
 
 const REFRESH_SECONDS = 5;
 const PUBLISH_SECONDS = 20;
-/** Characters of an event that are shown: 200 of 64 KiB each would be 13 million. */
-const SHOWN_CHARACTERS = 10_000;
 /** JSON up to this length stays on its line. */
 const ONE_LINE = 60;
 /** JSON with more brackets stays as it came: one within the other, 2000 of them took 50 ms to indent. */
@@ -45,8 +44,9 @@ export class Channel {
    * @param {(flowing: boolean) => void} options.onFlow - events can come, or no longer
    */
   constructor({ notices, onFlow }) {
-    this.#log = new Log("channel", {
-      notices,
+    this.#log = new Log(logNamed("channel"), {
+      onClear: () => notices.clear("channel"),
+      over: refusal(notices, "channel", "The events could not be started.", () => this.#log.start()),
       onFlow: (flowing) => {
         onFlow(flowing);
         this.#refresh?.();
@@ -160,8 +160,7 @@ function gap({ last_event_id: last, first_id: first }) {
 /** JSON with indents, anything else as it came; cut where nobody would read on. */
 function pretty(data) {
   const text = data.length > ONE_LINE && /^[[{]/.test(data) ? indented(data) : data;
-  if (text.length <= SHOWN_CHARACTERS) return text;
-  return `${text.slice(0, SHOWN_CHARACTERS)}… (${data.length.toLocaleString("en")} characters)`;
+  return cut(text, SHOWN_CHARACTERS);
 }
 
 function indented(data) {
@@ -171,9 +170,4 @@ function indented(data) {
   } catch {
     return data;
   }
-}
-
-/** A number as it was sent: JavaScript's own would round what is beyond 2^53. */
-function exact(key, value, { source } = {}) {
-  return typeof value === "number" && JSON.rawJSON && source ? JSON.rawJSON(source) : value;
 }

@@ -1,7 +1,7 @@
 /** The endless stream `lines`, started and stopped; how it is read and shown is log.js's. */
 
 import { byId, element } from "./elements.js";
-import { Log } from "./log.js";
+import { Log, logNamed, refusal } from "./log.js";
 
 /** Seconds of silence beyond a few lines' time after which the connection counts as lost. */
 const SILENCE_SECONDS = 10;
@@ -16,9 +16,10 @@ export class Lines {
    * @param {(flowing: boolean) => void} options.onFlow - lines begin or cease to come
    */
   constructor({ notices, onFlow }) {
-    this.#log = new Log("lines", {
-      notices,
+    this.#log = new Log(logNamed("lines"), {
       onFlow,
+      onClear: () => notices.clear("lines"),
+      over: refusal(notices, "lines", "The lines could not be started.", () => this.#log.start()),
       // Heartbeats are left out: a line that starts with spaces would look like one.
       open: () => `/stream/lines?format=text&heartbeat=0&sleep=${this.#sleep.value}`,
       read: (lines) => lines,

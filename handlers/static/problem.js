@@ -41,6 +41,11 @@ export function isAbort(error) {
   return error instanceof DOMException && error.name === "AbortError";
 }
 
+/** A problem as a sentence, with what the server's log has it under. @param {Problem} problem */
+export function sentenceOf({ message, instance }) {
+  return instance ? `${message} (Request ${instance})` : message;
+}
+
 /** An exception of `fetch` or of a body's reader, as a Problem. */
 export function asProblem(error, sentence = "The server cannot be reached. Is it running?") {
   if (error instanceof Problem) return error;

@@ -76,6 +76,7 @@ def test_a_row(arguments: dict[str, Any], title: str, parameters: list[str]) -> 
     """Made without a loop, and listed with the key's parameter."""
     stream = shared(three, **arguments)
     assert (stream.title, [parameter["name"] for parameter in stream.parameters]) == (title, parameters)
+    assert all(parameter["required"] for parameter in stream.parameters if parameter["name"] != "to")
     assert [form.name for form in stream.formats] == ["sse", "ndjson", "text", "json"]
     assert stream.live
 
