@@ -14,6 +14,7 @@ from media.rows import rows
 from media.shared import shared
 from media.source import BadRequest, Busy, NotFound
 from media.subscriptions import ChannelRow, channel
+from media.tail import file
 from media.templating import template
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Stream",
     "StreamRequest",
     "channel",
+    "file",
     "generated",
     "rows",
     "shared",
