@@ -106,10 +106,12 @@ class Declared:
             if name in RESERVED:
                 raise TypeError(f'the parameter "{name}" has a meaning of its own in every stream')
         # Under names of our own: pydantic has rules for those of fields.
-        aliased = {
-            f"field{number}": (type_, FieldInfo.from_annotated_attribute(type_, Field(default, alias=name)))
+        # A type that is Annotated is in its field's facts: given once more, its validators would run twice.
+        described = {
+            f"field{number}": FieldInfo.from_annotated_attribute(type_, Field(default, alias=name))
             for number, (name, (type_, default)) in enumerate(fields.items())
         }
+        aliased = {field: (facts.annotation, facts) for field, facts in described.items()}
         self._names = dict(zip(aliased, fields, strict=True))
         try:
             config = ConfigDict(allow_inf_nan=False)

@@ -27,7 +27,7 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from types import SimpleNamespace
@@ -108,6 +108,7 @@ class Call:
         self.title = (inspect.getdoc(called) or name).partition("\n")[0].rstrip(".")
         self._is_async_generator = inspect.isasyncgenfunction(called)
         self._is_async = self._is_async_generator or inspect.iscoroutinefunction(called)
+        self._is_generator = inspect.isgeneratorfunction(called)
         try:
             signature = inspect.signature(function)
             # What a partial was given is the user's to choose, and not a client's.
@@ -134,7 +135,8 @@ class Call:
         made = self._made(request)
         if self._is_async_generator:
             return made()  # type: ignore[no-any-return]
-        return _iterated(made) if self._is_async else self._gathered(made, _OneByOne())
+        heap = _OneByOne()
+        return _iterated(made) if self._is_async else _taken(_Thread(made, heap), heap)
 
     def gathered(self, request: "StreamRequest", heap: Heap[T]) -> AsyncGenerator[T, None]:
         """What `heap` makes of the items. Nothing runs before it is iterated.
@@ -142,29 +144,61 @@ class Call:
         Raises:
             BadParameter: at once, as `items`.
         """
-        return self._gathered(self._made(request), heap)
+        return _taken(self._producer(self._made(request), heap), heap)
+
+    def result(self, request: "StreamRequest", heap: Heap[T]) -> Callable[[], Awaitable[Any]]:
+        """For whoever can make something of a value too: gives what is called, once, for what there is.
+
+        Of a function that yields, or returns an iterator, an async generator of what `heap` makes of the
+        items, which is to be closed; of any other function what it returns.
+
+        Raises:
+            BadParameter: at once, as `items`.
+        """
+        return partial(self._result, self._made(request), heap)
+
+    async def _result(self, made: Callable[[], Any], heap: Heap[Any]) -> Any:
+        if self._is_async_generator or self._is_generator:
+            return _taken(self._producer(made, heap), heap)
+        result = await (made() if self._is_async else asyncio.to_thread(made))
+        if inspect.isawaitable(result):
+            result = await result
+        if hasattr(result, "__aiter__"):
+            return gathered(lambda: result, heap)
+        if hasattr(result, "__next__") and not self._is_async:
+            return _taken(_Thread(lambda: result, heap), heap)
+        return result
 
     def _made(self, request: "StreamRequest") -> Callable[[], Any]:
         return partial(self._function, request, **self._declared.read(request.args))
 
-    async def _gathered(self, made: Callable[[], Any], heap: Heap[T]) -> AsyncGenerator[T, None]:
-        producer: _Task | _Thread = _Task(made, heap) if self._is_async else _Thread(made, heap)
-        producer.start()
-        try:
-            while True:
-                ended = await producer.news()
-                for taken in producer.take():
-                    yield taken
-                if not ended:
-                    continue
-                if producer.handed is None:
-                    break
-                producer = _Task(producer.handed, heap)  # what a function in a thread gave is async
-                producer.start()
-            if producer.failure is not None:
-                raise _outcome(producer.failure)
-        finally:
-            await producer.stop()
+    def _producer(self, made: Callable[[], Any], heap: Heap[Any]) -> "_Task | _Thread":
+        return _Task(made, heap) if self._is_async else _Thread(made, heap)
+
+
+def gathered(made: Callable[[], AsyncIterable[Any]], heap: Heap[T]) -> AsyncGenerator[T, None]:
+    """What `heap` makes of the items of what `made` gives, which run in a task of their own."""
+    return _taken(_Task(made, heap), heap)
+
+
+async def _taken(producer: "_Task | _Thread", heap: Heap[T]) -> AsyncGenerator[T, None]:
+    """What is in the heap of a producer, whenever there is something."""
+    producer.start()
+    try:
+        while True:
+            ended = await producer.news()
+            for taken in producer.take():
+                yield taken
+            if not ended:
+                continue
+            if producer.handed is None:
+                break
+            producer = _Task(producer.handed, heap)  # what a function in a thread gave is async
+            producer.start()
+        if producer.failure is not None:
+            raise _outcome(producer.failure)
+    finally:
+        await producer.stop()
 
 
 def _outcome(failure: BaseException) -> Exception:

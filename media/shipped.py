@@ -5,6 +5,9 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
 
 from media.decoding import utf8
 from media.generated import Stream, StreamRequest, generated
@@ -14,7 +17,7 @@ from media.records import Event, Item, Record
 from media.rows import records, stream_of
 from media.source import SourceBroken
 from media.subscriptions import ChannelRow, channel
-from media.templating import template
+from media.templating import TEMPLATES, template
 
 SAMPLES = Path(__file__).parent / "samples"
 MOST_ROWS = 100_000_000
@@ -89,9 +92,17 @@ def order_parameters(args: Mapping[str, str]) -> Mapping[str, object]:
     return {"rows": whole(args, "rows", 1000, least=0, most=MOST_ROWS)}
 
 
-def orders(request: StreamRequest) -> AsyncGenerator[Record, None]:
+async def orders(
+    request: StreamRequest,
+    *,
+    rows: Annotated[
+        int,
+        Field(ge=0, le=MOST_ROWS),
+        BeforeValidator(lambda given: order_parameters({"rows": given})["rows"]),  # and its words
+    ] = 1000,
+) -> AsyncGenerator[Record, None]:
     """The rows of `large.csv`, for a template."""
-    return records(_ORDERS, order_parameters(request.args))
+    return records(_ORDERS, {"rows": rows})
 
 
 def _line_seen(last_event_id: str | None) -> int:
@@ -107,5 +118,7 @@ STREAMS: dict[str, Stream | ChannelRow] = {
     "clock": generated(clock, title="The time, once a second", live=True),
     "events": channel(title="What is published here"),
     "large.csv": stream_of(_ORDERS, order_parameters, title="As many rows as you ask for"),
-    "large.html": template("large.html", title="As many rows as you ask for, as a page", rows=orders),
+    "large.html": template(
+        "large.html", title="As many rows as you ask for, as a page", folder=TEMPLATES, rows=orders
+    ),
 }

@@ -69,9 +69,12 @@ class ChannelRow:
     history: History = field(default_factory=History)
 
 
-def channel(*, title: str, history: int | History = 1000) -> ChannelRow:
+def channel(*, title: str = "", history: int | History = 1000) -> ChannelRow:
     """A channel that is published to over HTTP. `history`: so many events, or the bounds themselves."""
-    return ChannelRow(title, history if isinstance(history, History) else History(events=history))
+    return ChannelRow(
+        title or "What is published here",
+        history if isinstance(history, History) else History(events=history),
+    )
 
 
 class Channels:

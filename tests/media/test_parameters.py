@@ -259,3 +259,9 @@ def test_a_parameter_of_every_stream_cannot_be_declared(name: str) -> None:
     """It would have two meanings."""
     with pytest.raises(TypeError, match=f'"{name}" has a meaning of its own'):
         Declared({name: (str, "")})
+
+
+def test_a_declared_validator_runs_once() -> None:
+    """Run again, it would be given what it has made."""
+    declared = Declared({"n": (Annotated[int, AfterValidator(lambda n: n + 1)], ...)})
+    assert declared.read({"n": "1"}) == {"n": 2}

@@ -302,8 +302,8 @@ async def test_a_large_page_escapes() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_page_of_rows_is_one_piece_each() -> None:
-    """Each piece passes through the server on its own: eleven a row cost three times as much."""
+async def test_the_pieces_of_a_page_go_out_together() -> None:
+    """Each that passes through the server on its own costs as much as the row that it is of."""
     async with chunks_of("large.html", rows="100") as chunks:
         pieces = [bytes(chunk) async for chunk in chunks]
     assert len(pieces) < 220

@@ -65,6 +65,10 @@ class World:
     begun: int = 0
     ended: int = 0
 
+    def __post_init__(self) -> None:
+        # Read and compiled as a user's module is, which runs before there is a loop.
+        self.page = template("page.html", title="", folder=self.root, rows=self.records)
+
     @property
     def database(self) -> str:
         return f"sqlite+aiosqlite:///{self.root / 'rows.db'}"
@@ -248,7 +252,7 @@ SOURCES: dict[str, Make] = {
     **{f"generated_{form}": opened(lambda world: generated(world.items, title=""), form) for form in FORMATS},
     "generated_bytes": opened(lambda world: generated(world.pieces, title="", media_type="audio/wav")),
     **{f"rows_{form}": opened(table_of, form) for form in FORMATS},
-    "template": opened(lambda world: template("page.html", title="", folder=world.root, rows=world.records)),
+    "template": opened(lambda world: world.page),
     "lines": opened(lambda world: STREAMS["lines"], "text", sleep="0"),
     "lines_sse": opened(lambda world: STREAMS["lines"], "sse", sleep="0"),
     "hello": opened(lambda world: STREAMS["hello"], name="바람"),
