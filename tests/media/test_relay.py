@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from media import upstream as upstream_module
 from media.relay import relay
 from media.upstream import MOST_REDIRECTS
+from tests.certificates import make_pair
 from tests.conftest import AccessLog, ExpectLog
 from tests.media.upstreams import (
     Answer,
@@ -39,6 +42,16 @@ async def relaying(
         row = relay(there.url + target, **options)
         async with serving(root, scan=False, channels={"r": row}) as server:
             yield server, there
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """Each connection gets the next of them; all that come later are closed at once."""
+    left = iter(answers)
+
+    async def answer(exchange: Exchange) -> None:
+        await next(left, saying())(exchange)
+
+    return answer
 
 
 def broken(expect_log: ExpectLog, text: str = "") -> None:
@@ -454,6 +467,40 @@ def test_what_cannot_be_a_relay_is_no_row(url: str, options: dict[str, Any]) -> 
     assert "secret" not in str(caught.value)
 
 
+# --- over TLS ---
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test
+async def test_another_server_may_speak_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+) -> None:
+    """With a certificate that is trusted, and else not; a client that leaves ends it, and a break is one."""
+    refused(expect_log, "CERTIFICATE_VERIFY_FAILED")
+    broken(expect_log, "broke off")
+    pair = make_pair(tmp_path / "pair")
+    encryption = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    encryption.load_cert_chain(pair.certificate, pair.key)
+    answer = in_turn(
+        saying(CHUNKED, b"5\r\nwhole\r\n0\r\n\r\n"),
+        saying(CHUNKED, b"4\r\npart\r\n"),
+        silent_after(SSE, b"data: 1\n\n"),
+    )
+    async with upstream(answer, encryption) as there:
+        row = relay(f"{there.url}/")
+        async with serving(tmp_path, scan=False, channels={"r": row}) as server:
+            assert (await server.get("/stream/r")).status == 502
+            monkeypatch.setattr(upstream_module, "_trust", lambda encrypted: pair.trusting())
+            whole, part = await server.get("/stream/r"), await server.get("/stream/r")
+            assert [(whole.body, whole.whole), (part.body, part.whole)] == [
+                (b"whole", True),
+                (b"part", False),
+            ]
+            async with server.connect(request("/stream/r")) as client:
+                await client.until(b"data: 1")
+            await eventually(lambda: there.open == 0)
+
+
 # --- endings ---
 
 ENDINGS: Mapping[str, tuple[Answer, bytes]] = {
@@ -573,16 +620,6 @@ async def test_a_slow_client_slows_the_other_server(tmp_path: Path) -> None:
 
 
 # --- shared: one connection for all clients ---
-
-
-def in_turn(*answers: Answer) -> Answer:
-    """Each connection gets the next of them; all that come later are closed at once."""
-    left = iter(answers)
-
-    async def answer(exchange: Exchange) -> None:
-        await next(left, saying())(exchange)
-
-    return answer
 
 
 RETRY = b"retry: 1\n\n"  # 0.1 s, which is the least

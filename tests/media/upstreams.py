@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -52,7 +53,7 @@ class Upstream:
 
 
 @asynccontextmanager
-async def upstream(answer: Answer) -> AsyncIterator[Upstream]:
+async def upstream(answer: Answer, encryption: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
     """A server that has `answer` answer each request. One that returns has its connection closed."""
     there = Upstream()
     tasks: set[asyncio.Task[None]] = set()
@@ -79,8 +80,9 @@ async def upstream(answer: Answer) -> AsyncIterator[Upstream]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
-    there.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=encryption)
+    scheme = "https" if encryption else "http"
+    there.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield there
     finally:
