@@ -105,7 +105,9 @@ class Call:
         called = bare if inspect.isroutine(bare) or inspect.isclass(bare) else type(bare).__call__
         name = getattr(bare, "__name__", type(bare).__name__)
         self._function = function
-        self.title = (inspect.getdoc(called) or name).partition("\n")[0].rstrip(".")
+        # Of a method getdoc has also what it inherits, such as "Call self as a function."
+        words = inspect.cleandoc(called.__doc__ or "") or inspect.getdoc(bare) or name
+        self.title = words.partition("\n")[0].rstrip(".")
         self._is_async_generator = inspect.isasyncgenfunction(called)
         self._is_async = self._is_async_generator or inspect.iscoroutinefunction(called)
         self._is_generator = inspect.isgeneratorfunction(called)
@@ -445,7 +447,8 @@ def _fields(parameters: Iterable[inspect.Parameter], called: Function) -> dict[s
     """The types and defaults of these parameters. What others are annotated with need not be there:
     `Request` may be imported for type checkers alone."""
     annotations = {each.name: each.annotation for each in parameters if each.annotation is not each.empty}
-    known = getattr(inspect.unwrap(called), "__globals__", {})
+    defined = called.__init__ if inspect.isclass(called) else inspect.unwrap(called)
+    known = getattr(defined, "__globals__", {})
     hints = get_type_hints(SimpleNamespace(__annotations__=annotations), known, include_extras=True)
     return {
         each.name: (hints.get(each.name, str), ... if each.default is each.empty else each.default)

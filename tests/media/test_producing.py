@@ -9,9 +9,10 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
+from pydantic import Field
 
 from media import producing
 from media.generated import Encoded, Pieces, StreamRequest
@@ -138,10 +139,17 @@ class AsyncTicker(Ticker):
             yield number
 
 
+class Silent(Ticker):
+    """A class whose call has no words."""
+
+    def __call__(self, request: Request) -> Iterator[int]:
+        return iter(self.numbers)
+
+
 class Numbers:
     """A class that is called with the request, and iterated."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, *, every: Annotated[int, Field(ge=1)] = 1) -> None:
         self.request = request
 
     def __iter__(self) -> Iterator[int]:
@@ -179,6 +187,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "method": (Ticker(1, 2, 3).ticks, "A method"),
     "static_method": (Ticker.fixed, "Without itself"),
     "callable": (Ticker(1, 2, 3), "Called itself"),
+    "callable_without_words": (Silent(1, 2, 3), "A class whose call has no words"),
     "async_callable": (AsyncTicker(1, 2, 3), "Called itself, and awaits nothing"),
     "class": (Numbers, "A class that is called with the request, and iterated"),
     "partial": (partial(partial(yields)), "An async generator"),
@@ -282,6 +291,13 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(take: str) -> None:
         begin(StreamRequest({"every": "x", "name": "n"}))
     with pytest.raises(BadParameter, match=r"^name must be given$"):
         Call(shows).items(REQUEST)
+
+
+def test_a_class_declares_by_what_makes_it() -> None:
+    """Its types are found where it is defined."""
+    assert Call(Numbers).parameters == (
+        {"name": "every", "required": False, "default": 1, "minimum": 1, "type": "integer"},
+    )
 
 
 @pytest.mark.gen_test
