@@ -237,6 +237,8 @@ async def read(descriptor: int, start: int, stop: int, chunk_bytes: int = READ_B
 async def read_once(descriptor: int, start: int, length: int) -> memoryview:
     """Up to `length` bytes from `start`: at once if the page cache has them, else through a thread.
 
+    At least one, if there is any: of a run that the page cache has only the beginning of, that comes alone.
+
     Raises:
         SourceBroken: the disk failed.
     """
@@ -252,6 +254,21 @@ async def read_once(descriptor: int, start: int, length: int) -> memoryview:
         return memoryview(buffer)[: await _preadv_in_thread(descriptor, [buffer], start)]
     except OSError as error:
         raise _unreadable(start) from error
+
+
+async def read_full(descriptor: int, start: int, length: int) -> bytes:
+    """`length` bytes from `start`, or what there is up to the end of the file.
+
+    Raises:
+        SourceBroken: the disk failed.
+    """
+    data = bytes(await read_once(descriptor, start, length))
+    while len(data) < length:
+        more = await read_once(descriptor, start + len(data), length - len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 _preadv_in_thread = aiofiles.os.wrap(os.preadv)

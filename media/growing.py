@@ -19,7 +19,7 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from media.decoding import code_point_boundary
-from media.files import opened, read_once
+from media.files import opened, read_full
 from media.lines import MARK_BYTES, Rotated, Splitter, id_of, last_bytes
 from media.source import RUN_BYTES, SourceBroken, SourceBusy, SourceError
 from media.text import LINE_BYTES, lines_back
@@ -238,7 +238,7 @@ async def read_behind(descriptor: int, position: int, seen: bytes, most: int = R
     Raises:
         SourceBroken: the disk failed.
     """
-    data = bytes(await read_once(descriptor, position - len(seen), len(seen) + most))
+    data = await read_full(descriptor, position - len(seen), len(seen) + most)
     return data[len(seen) :] if data.startswith(seen) else None
 
 
@@ -249,7 +249,7 @@ async def before(descriptor: int, position: int) -> bytes:
         SourceBroken: the disk failed.
     """
     start = max(0, position - MARK_BYTES)
-    return bytes(await read_once(descriptor, start, position - start))
+    return await read_full(descriptor, start, position - start)
 
 
 class GrowingFiles:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 from media import decoding
-from media.files import READ_BYTES, OpenFile, opened, read, read_once, regions
+from media.files import READ_BYTES, OpenFile, opened, read, read_full, regions
 from media.library import MEDIA_TYPES, SIDECARS
 from media.records import FORMATS, sse_event, sse_line
 from media.source import (
@@ -207,7 +207,7 @@ async def _tail_start(handle: OpenFile, encoding: decoding.Encoding, lines: int)
     """Where in the UTF-8 text its last `lines` lines begin. What has no end is the last one."""
     length = handle.length
     if encoding.clean:
-        unfinished = bytes(await read_once(handle.descriptor, max(0, length - 1), 1)) not in (b"", b"\n")
+        unfinished = await read_full(handle.descriptor, max(0, length - 1), 1) not in (b"", b"\n")
         return await lines_back(handle.descriptor, length, lines - unfinished) if lines else length
     # The file is decoded twice and once more to be sent: its lines cannot be found from its end on.
     count, length, last = 0, 0, b""
@@ -248,7 +248,7 @@ async def lines_back(descriptor: int, stop: int, lines: int, least: int = 0) -> 
     least = max(0, least)
     while stop > least:
         start = max(least, stop - READ_BYTES)
-        chunk = bytes(await read_once(descriptor, start, stop - start))
+        chunk = await read_full(descriptor, start, stop - start)
         ends = chunk.count(b"\n")
         if ends > lines:
             return start + len(chunk) - len(chunk.split(b"\n", ends - lines)[-1])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from media import files, window
 from media import tail as module
-from media import window
 from media.decoding import EncodingCache
 from media.generated import Stream, StreamRequest
 from media.records import FORMATS
@@ -65,6 +65,31 @@ async def test_history_and_news_meet(log: Path, monkeypatch: pytest.MonkeyPatch)
             done += [client] if client.error is None else []
             assert client.numbers == list(range(len(client.numbers)))
         assert done
+
+
+@pytest.mark.gen_test
+async def test_what_the_page_cache_has_in_part(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that gives less than was asked for is not the end of the file, nor is the file another."""
+    read = files.read_once
+
+    async def in_part(descriptor: int, start: int, length: int) -> memoryview:
+        return await read(descriptor, start, min(length, 50 if start % 3 else 10_000))
+
+    monkeypatch.setattr(files, "read_once", in_part)
+    async with following(log) as client, following(log, lines=15_000) as other:
+        await client.until("019999 line\n\n")
+        await other.until("019999 line\n\n")
+        append(log, numbered(20_000, 20_100))
+        await client.until("020099 line\n\n")
+        await other.until("020099 line\n\n")
+        assert client.numbers == list(range(20_100))
+        assert other.numbers == list(range(5_000, 20_100))
+        assert b"rotated" not in client.received
+        last_id = client.events[-1].id
+    async with following(log, last_id) as again:
+        append(log, "end\n")
+        await again.until("end")
+        assert again.lines == ["end"]
 
 
 @pytest.mark.gen_test
