@@ -68,6 +68,7 @@ class Growing:
         self._changes = changes
         self._folder_watch: int | None = None
         self._file_watch: int | None = None
+        self._empty_watch: int | None = None  # of a file that has the name, and nothing in it yet
         self._woken, self._ready = asyncio.Event(), asyncio.Event()
         self._names_changed = True
         self._names_at = self._news_at = 0.0  # when the name was looked at, and when something was read
@@ -92,6 +93,7 @@ class Growing:
             self._reader.cancel()
             await asyncio.wait({self._reader})
         self._close_file()
+        self._watch_empty(None)
         self._unwatch(self._folder_watch)
 
     def wake(self, names: bool = True) -> None:
@@ -199,7 +201,9 @@ class Growing:
                 if file is not None and (facts.st_dev, facts.st_ino) == (file.device, file.inode):
                     return None
                 if self._generations and not facts.st_size:
-                    return None
+                    self._watch_empty(handle.descriptor)
+                    if not os.fstat(handle.descriptor).st_size:  # written to before it was watched
+                        return None
                 return os.dup(handle.descriptor)
         except (SourceError, OSError):
             return None
@@ -210,6 +214,7 @@ class Growing:
         if unfinished and self.file is not None:
             self.window.add(self.file, unfinished)
         self._close_file()
+        self._watch_empty(None)
         self._generations += 1
         self.file = Generation(self._generations, descriptor)
         # By its descriptor: meanwhile another file may have the name.
@@ -226,6 +231,18 @@ class Growing:
         if self.file is not None:
             self.file.release()
             self.file = None
+
+    def _watch_empty(self, descriptor: int | None) -> None:
+        """Have the name looked at when something is in this file; None: there is no such file any more."""
+        if self._empty_watch is not None:
+            self._changes.unwatch(self._empty_watch, self._filled)
+        self._empty_watch = None
+        if descriptor is not None:
+            path = f"/proc/self/fd/{descriptor}"
+            self._empty_watch = self._changes.watch(path, self._filled, names=False)
+
+    def _filled(self, names: bool) -> None:
+        self.wake(names=True)
 
     def _unwatch(self, watch: int | None) -> None:
         if watch is not None:
