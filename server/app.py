@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from unicodedata import normalize
 
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import PathMatches, Rule
@@ -88,8 +89,7 @@ class _Jobs(_NotRead):
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         found = super().match(request)
-        if found is None or not is_job(
-            self._streams.get(found["path_kwargs"]["name"].decode(errors="replace"))
-        ):
+        if found is None:
             return None
-        return found
+        name = normalize("NFC", found["path_kwargs"]["name"].decode(errors="replace"))
+        return found if is_job(self._streams.get(name)) else None

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 MINE = """
 import asyncio, sys, threading
 from beside_it import GREETING
-from media.streams import Busy, NotFound, channel, generated
+from media.streams import channel, generated, shared
 
 async def ticks(request, *, every: float = 0.01, name: str = GREETING):
     "Ticks without end."
@@ -53,6 +53,7 @@ STREAMS = {
     "exits": generated(exits, first="text"),
     "exits-at-once": generated(exits_at_once),
     "jobs/höhe": channel(title="Jobs"),
+    "export/höhe": shared(ticks, detached=True),
 }
 """
 
@@ -114,9 +115,10 @@ def test_head_of_an_own_stream_starts_nothing(start: Starter, mine: Path) -> Non
 
 @pytest.mark.left_out("processes", reason="each process has channels of its own")
 def test_a_channel_with_a_long_name(start: Starter, mine: Path, tmp_path: Path) -> None:
-    """In a module of one's own it may have what others may not: published to and followed, in either form."""
+    """It may have one that others may not, and so may a job: published to and followed, in either form."""
     curl = program("curl")
     server = start("--streams", str(mine))
+    server.expect_log("the job is cancelled, for the server ends")
     for name, number in (("jobs/höhe", 1), ("jobs/ho\u0308he", 2)):
         url = f"{server.url}/stream/{quote(name)}"
         done = run(tmp_path, curl, "-s", "--json", '{"a": 1}', url)
@@ -125,6 +127,10 @@ def test_a_channel_with_a_long_name(start: Starter, mine: Path, tmp_path: Path) 
         assert status == 200
         events = json.loads(body)["events"]
         assert [event["channel"] for event in events] == ["jobs/höhe"] * number
+        posted = run(
+            tmp_path, curl, "-s", "-X", "POST", f"{server.url}/stream/{quote(name.replace('jobs', 'export'))}"
+        )
+        assert json.loads(posted.stdout)["state"] == "running"
 
 
 def test_what_a_function_raises_is_no_end_of_the_server(start: Starter, mine: Path, tmp_path: Path) -> None:
