@@ -154,7 +154,7 @@ class _Page:
         page = await asyncio.to_thread(self._load)
         async with AsyncExitStack() as stack:
             made = await _begun(results, stack)
-            rendered = page.generate_async(self._values, request=request, flush=_flush, **made)
+            rendered = page.generate_async(self._values, request=request, **made)
             async with aclosing(rendered) as pieces:
                 async for piece in pieces:
                     yield piece
@@ -255,10 +255,12 @@ def _environment(folder: Path) -> "Environment":
     # Here and not above: 2.3 MB of memory that only a request for a page needs.
     from jinja2 import Environment, FileSystemLoader
 
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(folder),
         enable_async=True,
         autoescape=lambda name: name is None or not name.endswith(PLAIN),
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["flush"] = _flush  # imported macros have it too
+    return environment

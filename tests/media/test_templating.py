@@ -1,7 +1,9 @@
 """A template as it renders."""
 
 import asyncio
+import logging
 import os
+import random
 import re
 import socket
 import threading
@@ -19,7 +21,8 @@ from media.generated import Stream, StreamRequest
 from media.records import Record
 from media.source import BadParameter, Busy, NotFound, SourceBroken
 from media.templating import template
-from tests.serving import serving, source_route
+from tests.conftest import ExpectLog
+from tests.serving import eventually, request, serving, source_route
 
 PAGES = {
     "page.html": (
@@ -32,7 +35,8 @@ PAGES = {
     "value.html": "<p>{{ value.name }} {{ number }}",
     "list.html": "{% for row in value %}{{ row.name }}{% endfor %}",
     "asked.html": "{% for row in rows %}{{ row.name }} for {{ request.args.q }} {% endfor %}",
-    "flushed.html": "before{{ flush() }}{{ block() }}after",
+    "flushed.html": "{% from 'macros.html' import sent %}before{{ sent() }}{{ block() }}after",
+    "macros.html": "{% macro sent() %}{{ flush() }}{% endmacro %}",
     "whole.html": "{% include 'parts/head.html' %}{{ 1 }}",
     "parts/head.html": "<b>head</b>",
     "note.txt": "{{ text }}",
@@ -422,3 +426,61 @@ def test_a_context_that_cannot_be(folder: Path, context: dict[str, Any], said: s
     """The start stops."""
     with pytest.raises(TypeError, match=said):
         template("plain.html", folder=folder, **context)
+
+
+# --- served ---
+
+
+async def rows_and_waits(request: StreamRequest, *, fails_at: int = 10**9) -> AsyncGenerator[Record, None]:
+    for number in range(10**9):
+        if number == fails_at:
+            raise LookupError("no such row")
+        yield {"name": "x" * 50}
+        await asyncio.sleep(0.001 if number % 7 == 0 else 0)
+
+
+def blocking_rows(request: StreamRequest) -> Iterator[Record]:
+    while True:
+        time.sleep(0.001)
+        yield {"name": "y"}
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test
+async def test_the_client_can_tell_where_it_broke(folder: Path, expect_log: ExpectLog) -> None:
+    """At 50 random rows: a status before the first byte, and never a body that looks whole."""
+    expect_log("millrace", logging.ERROR, "no such row")  # a status
+    expect_log("millrace.serve", logging.ERROR, "no such row")
+    seed = random.randrange(10**9)
+    chance = random.Random(seed)
+    streams = {"page": await made(folder, "page.html", rows=rows_and_waits)}
+    async with serving(folder, scan=False, channels=streams) as server:
+        for fails_at in [0, 1, 2, *(chance.randrange(300) for _ in range(47))]:
+            coding = chance.choice(["identity", "gzip"])
+            response = await server.get(f"/stream/page?fails_at={fails_at}", accept_encoding=coding)
+            assert (response.status, response.whole) == ((500, True) if fails_at == 0 else (200, False)), seed
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=60)
+async def test_clients_that_are_killed_leave_nothing(folder: Path) -> None:
+    """At 50 random points: no task, no thread."""
+    seed = random.randrange(10**9)
+    chance = random.Random(seed)
+    streams = {"page": await made(folder, "two.html", rows=rows_and_waits, others=blocking_rows)}
+    async with serving(folder, scan=False, channels=streams) as server:
+        assert (await server.get("/stream/page?fails_at=0x")).status == 400
+        tasks, threads = len(asyncio.all_tasks()), producing_threads()
+        for _ in range(50):
+            async with server.connect(request("/stream/page")) as client:
+                wanted = chance.choice([0, 1, 500, 20_000])
+                while len(client.received) < wanted and await client.read(1000):
+                    pass
+                if chance.random() < 0.5:
+                    client.reset()
+        await eventually(lambda: len(asyncio.all_tasks()) == tasks and producing_threads() == threads)
+
+
+def producing_threads() -> int:
+    """How many generators run in threads."""
+    return sum(thread.name == "a user's generator" for thread in threading.enumerate())
