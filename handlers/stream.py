@@ -33,6 +33,8 @@ class StreamsResource(StreamResource):
         listed = []
         for name, stream in self.streams.items():
             facts = _facts(name, stream)
+            if stream.key:
+                facts["key"] = stream.key
             if stream.runs is not None:
                 facts["shared"] = stream.runs.facts()
             if is_job(stream):

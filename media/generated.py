@@ -52,6 +52,7 @@ class Stream:
         parameters: of its own, as /streams lists them.
         close: releases what all its clients share; called once, when the process ends.
         runs: of a function that all its clients share; None: each has its own.
+        key: a column; `?after=` with a value of it goes on behind that row. Empty: there is none.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Stream:
     parameters: tuple[Mapping[str, object], ...] = ()
     close: Callable[[], Awaitable[None]] | None = None
     runs: "Runs | None" = None
+    key: str = ""
 
     @property
     def media_types(self) -> list[str]:

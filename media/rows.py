@@ -75,7 +75,7 @@ def stream_of(
         yield Body(facts, chunks=lambda: _encoded_pages(query, bound, form, after, header))
 
     title = title or f"Rows by {query.key}"
-    return Stream(title, open_, formats=formats_from(first), parameters=parameters)
+    return Stream(title, open_, formats=formats_from(first), parameters=parameters, key=query.key)
 
 
 async def export(url: str, query: str, *, key: str = "") -> Stream:

@@ -9,13 +9,16 @@
 import { onPress, setEnabled } from "./elements.js";
 import { asProblem, isAbort, Problem, request, sentenceOf } from "./problem.js";
 import { count, size } from "./quantities.js";
-import { RowCount } from "./rowcount.js";
+import { pause } from "./refresh.js";
+import { Rows } from "./rows.js";
 
 /** Gathered before it becomes a Blob. */
 const PART_BYTES = 4 * 1024 * 1024;
 /** What is longer is left to the browser. */
 const MOST_BYTES = 4 * 1024 ** 3;
 const SHOWN_MILLISECONDS = 250;
+/** One after the other that bring nothing; the pauses between them are 63 seconds in all. */
+const MOST_TRIES = 6;
 
 export class Download {
   #elements;
@@ -27,8 +30,9 @@ export class Download {
   /**
    * @param {Record<"section" | "start" | "stop" | "state" | "amount" | "bar" | "again", HTMLElement>} elements
    * @param {object} options
-   * @param {() => {url: string, name: string, format: string} | null} options.what - to save, and as what; the
-   *   format is empty where there are no rows; null: it cannot begin, and the person was told
+   * @param {() => {url: URL, name: string, format: string, key: string} | null} options.what - to save, and as
+   *   what; the format is empty where there are no rows, the key where it does not go on behind one; null: it
+   *   cannot begin, and the person was told
    * @param {(flowing: boolean) => void} options.onFlow
    */
   constructor(elements, { what, onFlow }) {
@@ -44,14 +48,12 @@ export class Download {
   async start() {
     const wanted = this.#what();
     if (!wanted) return;
-    const { url, name, format } = wanted;
     this.#run.abort();
     const run = (this.#run = new AbortController());
     this.#forget();
     this.#show("connecting", "Connecting");
     try {
-      const blob = await this.#gather(url, format, run.signal);
-      this.#save(blob, name);
+      this.#save(await this.#gather(wanted, run.signal), wanted.name);
       this.#show("ended", "Saved");
     } catch (error) {
       if (run !== this.#run) return;
@@ -60,40 +62,32 @@ export class Download {
     }
   }
 
-  /** The whole body. */
-  async #gather(url, format, signal) {
-    const response = await request(url, { signal });
-    const { headers } = response;
-    // The length of what is compressed on the way is not that of what comes out of it.
-    const length = headers.has("Content-Encoding") ? 0 : Number(headers.get("Content-Length"));
-    const amount = new Amount(this.#elements, format, Number(headers.get("X-Total-Count")), length);
-    this.#show("running", "Saving");
+  /** The whole stream; one that goes on behind a row is asked for the rest as often as it breaks off. */
+  async #gather({ url, format, key }, signal) {
+    const amount = new Amount(this.#elements, format);
     const parts = [];
-    let chunks = [];
-    let gathered = 0;
-    const reader = response.body.getReader();
+    let failures = 0;
     for (;;) {
-      const { done, value } = await reader.read();
-      signal.throwIfAborted();
-      if (!done) {
-        amount.add(value);
-        chunks.push(value);
-        gathered += value.length;
-      }
-      if (done || gathered > PART_BYTES) {
-        parts.push(new Blob(chunks));
-        chunks = [];
-        gathered = 0;
-      }
-      if (done) break;
-      if (amount.bytes > MOST_BYTES) {
-        reader.cancel().catch(() => {});
-        throw new Problem(`More than ${size(MOST_BYTES)} is for the browser's own download: use the links.`,
-          { status: 200 });
+      const had = amount.bytes;
+      try {
+        const response = await request(url.href, { signal });
+        amount.begin(response.headers);
+        this.#show("running", "Saving");
+        await receive(response.body, amount, parts, signal);
+        amount.show();
+        return new Blob(parts, { type: response.headers.get("Content-Type") ?? "" });
+      } catch (error) {
+        if (isAbort(error)) throw error;
+        failures = amount.bytes > had ? 1 : failures + 1;
+        const after = amount.count > 0 && key ? await amount.valueOfLast(key) : null;
+        if (after === null || failures > MOST_TRIES || (error instanceof Problem && !error.passing)) throw error;
+        const kept = new Blob(parts).slice(0, amount.goOn());
+        parts.splice(0, parts.length, kept);
+        url.searchParams.set("after", after);
+        this.#show("lost", "The connection was lost. It goes on behind the last row.");
+        await pause(2 ** failures / 2, signal);
       }
     }
-    amount.end();
-    return new Blob(parts, { type: headers.get("Content-Type") ?? "" });
   }
 
   #sentence(error) {
@@ -119,7 +113,7 @@ export class Download {
 
   #show(state, sentence) {
     const { section, start, stop, bar } = this.#elements;
-    const runs = state === "connecting" || state === "running";
+    const runs = ["connecting", "running", "lost"].includes(state);
     section.dataset.state = state;
     this.#elements.state.textContent = sentence;
     setEnabled(start, !runs);
@@ -130,22 +124,66 @@ export class Download {
   }
 }
 
+/**
+ * Reads a body into parts, as far as it comes.
+ *
+ * @param {ReadableStream<Uint8Array>} body
+ * @param {Amount} amount
+ * @param {Blob[]} parts
+ */
+async function receive(body, amount, parts, signal) {
+  const reader = body.getReader();
+  let chunks = [];
+  let gathered = 0;
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      signal.throwIfAborted();
+      if (done) return;
+      amount.add(value);
+      chunks.push(value);
+      gathered += value.length;
+      if (amount.bytes > MOST_BYTES) {
+        const sentence = `More than ${size(MOST_BYTES)} is for the browser's own download: use the links.`;
+        throw new Problem(sentence, { status: 200 });
+      }
+      if (gathered < PART_BYTES) continue;
+      parts.push(new Blob(chunks));
+      chunks = [];
+      gathered = 0;
+    }
+  } finally {
+    parts.push(new Blob(chunks));
+    reader.cancel().catch(() => {});
+  }
+}
+
 /** How much has come, and of how much. */
 class Amount {
   bytes = 0;
   #bar;
   #amount;
   #rows;
-  #total;
-  #length;
+  #total = 0;
+  #length = 0;
   #shownAt = 0;
 
-  constructor({ bar, amount }, format, total, length) {
+  constructor({ bar, amount }, format) {
     this.#bar = bar;
     this.#amount = amount;
-    this.#rows = RowCount.of(format);
-    this.#total = this.#rows ? total : 0;
-    this.#length = length;
+    this.#rows = Rows.of(format);
+  }
+
+  /** Whole rows; 0 where there are none that can be told apart. */
+  get count() {
+    return this.#rows?.count ?? 0;
+  }
+
+  /** @param {Headers} headers - which say how much there will be */
+  begin(headers) {
+    if (this.#rows) this.#total = Number(headers.get("X-Total-Count"));
+    // The length of what is compressed on the way is not that of what comes out of it.
+    if (!headers.has("Content-Encoding")) this.#length = Number(headers.get("Content-Length"));
   }
 
   add(chunk) {
@@ -154,18 +192,26 @@ class Amount {
     const now = performance.now();
     if (now - this.#shownAt < SHOWN_MILLISECONDS) return;
     this.#shownAt = now;
-    this.#show();
+    this.show();
   }
 
-  end() {
-    this.#show();
+  /** The value of a column in the last whole row. @returns {Promise<string | null>} */
+  valueOfLast(column) {
+    return this.#rows.value(column);
   }
 
-  #show() {
-    const of = this.#total > 0 ? `${this.#rows.rows.toLocaleString("en")} of ` : "";
-    const rows = this.#rows ? `${of}${count(this.#total || this.#rows.rows, "row")}, ` : "";
+  /** What comes next stands behind the last whole row. @returns {number} the bytes up to there */
+  goOn() {
+    this.#rows.goOn();
+    this.bytes = this.#rows.whole;
+    return this.bytes;
+  }
+
+  show() {
+    const of = this.#total > 0 ? `${this.count.toLocaleString("en")} of ` : "";
+    const rows = this.#rows ? `${of}${count(this.#total || this.count, "row")}, ` : "";
     this.#amount.textContent = rows + size(this.bytes);
-    const [done, all] = this.#total > 0 ? [this.#rows.rows, this.#total] : [this.bytes, this.#length];
+    const [done, all] = this.#total > 0 ? [this.count, this.#total] : [this.bytes, this.#length];
     if (!(all > 0)) return;
     this.#bar.max = all;
     this.#bar.value = Math.min(done, all);

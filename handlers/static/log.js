@@ -8,6 +8,7 @@
 import { byId, onPress, setEnabled, Tail } from "./elements.js";
 import { asProblem, request } from "./problem.js";
 import { count } from "./quantities.js";
+import { pause } from "./refresh.js";
 
 const SHOWN_ROWS = 200;
 /** Characters of a line that are kept while its end has not come: an event may have 64 KiB, and more if so set. */
@@ -225,12 +226,4 @@ async function* linesOf(body) {
   } finally {
     reader.cancel().catch(() => {});
   }
-}
-
-/** Resolves after some seconds, or as soon as the signal is aborted. */
-function pause(seconds, signal) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, seconds * 1000);
-    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
-  });
 }

@@ -1,4 +1,4 @@
-/** Facts that change by themselves, asked for again while somebody looks. */
+/** Facts that change by themselves, asked for again while somebody looks; and the pause before a next try. */
 
 /**
  * Asks at once, and then again and again while a place of the page is on the screen.
@@ -35,4 +35,12 @@ export function keepFresh(place, seconds, ask) {
   document.addEventListener("visibilitychange", turn);
   turn();
   return turn;
+}
+
+/** Resolves after some seconds, or as soon as the signal is aborted. */
+export function pause(seconds, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, seconds * 1000);
+    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+  });
 }

@@ -28,10 +28,11 @@ let made = 0;
  * @typedef {object} StreamFacts
  * @property {string} name
  * @property {string} title
- * @property {string[]} media_types - the default first
+ * @property {string[]} media_types - the default first; none: it is another server's, which decides
  * @property {boolean} live
  * @property {string} url
  * @property {import("./parameters.js").Parameter[]} [parameters]
+ * @property {string} [key] - of its rows: `?after=` goes on behind a value of this column
  * @property {object} [channel]
  * @property {object} [shared]
  * @property {{publishing: boolean}} [job]
@@ -101,9 +102,10 @@ export class Stream {
     const body = element("div", { class: "stream-body" });
     if (parameters.length > 0) body.append(this.#parameters.form);
     body.append(this.#formats());
-    const kind = types[0].split(/[;/]/)[0];
-    const page = types[0].startsWith("text/html");
-    const watched = types.includes(EVENTS) || (kind === "text" && !page) || types[0] === NDJSON;
+    const first = types[0] ?? "";
+    const kind = first.split("/")[0];
+    const page = first.startsWith("text/html");
+    const watched = types.includes(EVENTS) || (kind === "text" && !page) || first === NDJSON;
     if (kind === "audio" || kind === "video") body.append(this.#player());
     if (watched) body.append(...this.#watcher(job));
     if (!live && !page) body.append(this.#saver());
@@ -127,7 +129,7 @@ export class Stream {
   #formats() {
     const { name, media_types: types } = this.#facts;
     const formats = types.map((type) => FORMATS.get(type.split(";")[0]) ?? "");
-    this.#links = types.map((type, at) => {
+    this.#links = (types.length > 0 ? types : ["it comes"]).map((type, at) => {
       const format = types.length > 1 ? formats[at] : "";
       const label = format || type.split(";")[0];
       const saved = format && !SHOWN.includes(format);
@@ -221,7 +223,7 @@ export class Stream {
       what: () => {
         if (!this.#parameters.check()) return null;
         const format = choice.hidden ? "" : choice.value;
-        return { url: this.#address(format).href, name: this.#fileName(format), format };
+        return { url: this.#address(format), name: this.#fileName(format), format, key: this.#facts.key };
       },
       onFlow: this.#options.flow(`${this.#id} save`),
     });
@@ -251,7 +253,7 @@ function kindOf({ channel, job, shared, media_types: types, live }) {
   if (channel) return "channel";
   if (job) return "job";
   if (shared) return "shared";
-  const [kind] = types[0].split("/");
+  const [kind] = (types[0] ?? "").split("/");
   if (kind === "audio" || kind === "video") return kind;
   return live ? "live" : "";
 }

@@ -31,12 +31,23 @@ READ_TO_THE_BREAK = """addresses => Promise.all(addresses.map(async address => {
         return text;
     }
 }))"""
+ROWS = """async ([format, body, size]) => {
+    const { Rows } = await import('/static/rows.js');
+    const rows = Rows.of(format);
+    const bytes = new TextEncoder().encode(body);
+    for (let at = 0; at < bytes.length; at += size) rows.add(bytes.subarray(at, at + size));
+    return [rows.count, rows.whole, rows.count ? await rows.value('id') : null];
+}"""
 STREAMS = f'''
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from media.streams import BadRequest, generated, shared
+from media.source import SourceBroken
+from media.streams import BadRequest, generated, relay, rows, shared
+
+NUMBERS = "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 5000) SELECT id FROM n"
 
 TONE = {TONE!r}
 HEAD = {HEAD!r}
@@ -59,6 +70,16 @@ async def failing(request):
     yield "the first"
     await asyncio.sleep(0.2)
     raise RuntimeError("boom")
+
+
+async def breaking(request):
+    """Goes on behind a row"""
+    after = request.args.get("after")
+    for number in range(int(after or 0), 1000):
+        if number == 600 and after is None:
+            await asyncio.sleep(0.2)
+            raise SourceBroken("on the way")
+        yield {{"n": 'a "quoted",\\n' * (number % 3), "id": number + 1}}
 
 
 async def ticks(request):
@@ -89,6 +110,9 @@ async def tone(request):
 STREAMS = {{
     "team/orders.csv": generated(orders, first="csv"),
     "failing": generated(failing, first="text"),
+    "counted": rows("sqlite+aiosqlite://", NUMBERS, key="id", count=True),
+    "breaking": replace(generated(breaking), key="id"),
+    "elsewhere": relay("http://127.0.0.1:1/"),
     "ticks": generated(ticks, live=True),
     "work": shared(work, key="name", detached=True),
     "tone.wav": generated(tone, media_type="audio/wav"),
@@ -110,7 +134,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """For the tests that leave it as it is."""
     folder = tmp_path_factory.mktemp("streams")
     process = Process(folder, ["--streams", module(folder)])
-    process.expect_log("^Traceback|broke off")
+    process.expect_log("^Traceback|broke off|127.0.0.1:1/ did not answer")
     try:
         yield process.started()
     finally:
@@ -164,6 +188,10 @@ def test_failures_are_told_in_the_server_s_words(server: Process, browser: Brows
     expect(orders.locator(".state").first).to_contain_text("buyer must be somebody")
     press(orders, "Save")
     expect(orders.locator(".state").last).to_contain_text("buyer must be somebody")
+    elsewhere = open_stream(page, server, "elsewhere")
+    expect(elsewhere.get_by_role("link")).to_have_text("it comes")
+    press(elsewhere, "Save")
+    expect(elsewhere.locator(".state")).to_contain_text(re.compile(r"\(Request [0-9a-f]+\)"))
     failing = open_stream(page, server, "failing")
     press(failing, "Watch")
     state = failing.locator(".state").first
@@ -205,6 +233,44 @@ def test_saved_file_is_the_stream(server: Process, page: Page) -> None:
     assert begun.value.path().read_bytes() == server.get("/stream/team/orders.csv?buyer=a&format=csv")[1]
     expect(orders.get_by_text("1,000 rows, ")).to_be_visible()
     expect(orders.get_by_role("link", name="The file again")).to_be_visible()
+    counted = open_stream(page, server, "counted")
+    with page.expect_download():
+        press(counted, "Save")
+    expect(counted.get_by_text("5,000 of 5,000 rows, ")).to_be_visible()
+
+
+def test_download_goes_on_where_it_broke_off(server: Process, browser: Browser) -> None:
+    """Behind the last row that is whole, and the file is that of a stream that did not break."""
+    page = browser.new_page()
+    breaking = open_stream(page, server, "breaking")
+    with page.expect_download() as begun:
+        press(breaking, "Save")
+    assert begun.value.path().read_bytes() == server.get("/stream/breaking?after=0")[1]
+    expect(breaking.get_by_text("1,000 rows, ")).to_be_visible()
+    server.logged(r"GET /stream/breaking\?format=ndjson&after=[1-9][0-9]* 200 complete ", 5)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("form", "body", "count", "whole", "value"),
+    [
+        ("csv", "id,n\r\n", 0, 6, None),
+        ("csv", "id,n\r\n1,a\r\n2,b", 1, 11, "1"),
+        ("csv", 'n,id\r\n"a\r\nb","x,""y"\r\n"c', 1, 22, 'x,"y'),
+        ("csv", "n,id\r\n,\r\n", 1, 9, ""),
+        ("ndjson", '{"id":9007199254740993}\n\n{"id"', 1, 24, "9007199254740993"),
+        ("ndjson", '\n{"id":"é\\n"}\n', 1, 15, "é\n"),
+        ("ndjson", '"a line"\n', 1, 9, None),
+        ("text", "\na\n", 2, 3, None),
+    ],
+)
+def test_rows_of_a_body(
+    page: Page, server: Process, form: str, body: str, count: int, whole: int, value: str | None
+) -> None:
+    """They are told apart wherever the body is cut, with the value that the last whole one has."""
+    page.goto(server.url)
+    for size in (1, 3, 100):
+        assert page.evaluate(ROWS, [form, body, size]) == [count, whole, value]
 
 
 def test_audio_is_heard(server: Process, page: Page) -> None:
@@ -233,7 +299,7 @@ def test_job_is_come_back_to(start: Starter, tmp_path: Path, page: Page) -> None
     expect(states).to_have_text(["Done", "Complete"])
     expect(work.locator("tbody tr")).to_have_count(4)
     page.reload()
-    expect(page.locator(".stream-item")).to_have_count(11)
+    expect(page.locator(".stream-item")).to_have_count(14)
     expect(page.locator("details[open]")).to_have_count(0)
 
 
@@ -286,11 +352,11 @@ def test_two_hundred(start: Starter, tmp_path: Path, page: Page, width: int) -> 
     server = start("--streams", module(tmp_path, 200))
     page.set_viewport_size({"width": width, "height": 740})
     page.goto(server.url)
-    expect(page.locator(".stream-item")).to_have_count(211)
+    expect(page.locator(".stream-item")).to_have_count(214)
     page.locator("#stream-filter").fill("NUMBER 17")
     shown = page.locator(".stream-item:visible")
     expect(shown).to_have_count(12)
-    expect(page.locator("#stream-count")).to_have_text("12 of 211 streams")
+    expect(page.locator("#stream-count")).to_have_text("12 of 214 streams")
     shown.last.locator("summary").click()
     expect(shown.last.get_by_text("Watch", exact=True)).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -60,7 +60,7 @@ async def test_the_list_of_streams(tmp_path: Path) -> None:
         listed = {stream["name"]: stream for stream in json.loads(response.body)["streams"]}
         assert set(listed) == {"lines", "hello", "clock", "events", "large.csv", "large.html"}
         for name, stream in listed.items():
-            own = {"channel"} if name == "events" else set()
+            own = {"events": {"channel"}, "large.csv": {"key"}}.get(name, set())
             assert set(stream) == {"name", "title", "media_types", "live", "url", "parameters"} | own
             assert stream["live"] == (name in ("lines", "clock", "events"))
             for media_type in stream["media_types"]:
@@ -68,6 +68,7 @@ async def test_the_list_of_streams(tmp_path: Path) -> None:
                 assert (head.status, head.headers["Content-Type"]) == (200, media_type)
     assert listed["lines"]["media_types"][0] == "text/plain; charset=utf-8"
     assert listed["large.csv"]["media_types"][0] == "text/csv; charset=utf-8; header=present"
+    assert listed["large.csv"]["key"] == "id"
     assert listed["hello"]["media_types"] == ["text/plain; charset=utf-8"]
 
 
