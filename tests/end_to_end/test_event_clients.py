@@ -178,8 +178,8 @@ class Clients:
     def python(self, address: str) -> Callable[[], Seen]:
         """httpx-sse, in the loop that docs/http.md has."""
         text = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
-        loop = text.partition("```python\n")[2].partition("```")[0]
-        assert loop.count(ADDRESS_IN_DOCS) == 1
+        blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
+        [loop] = [block for block in blocks if block.count(ADDRESS_IN_DOCS) == 1]
         return self._program(sys.executable, "-c", loop.replace(ADDRESS_IN_DOCS, address))
 
     def _program(self, *command: str) -> Callable[[], Seen]:

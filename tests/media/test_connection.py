@@ -201,6 +201,7 @@ async def test_postgresql_is_only_read(statement: str, postgresql: PostgreSQL) -
     assert postgresql.execute("SELECT * FROM kept") == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test
 async def test_nothing_is_open_while_a_client_reads(small_pages: None, postgresql: PostgreSQL) -> None:
     """Between two pages its connection is idle, and in no transaction; left, it is gone."""
@@ -233,6 +234,7 @@ async def test_a_client_that_leaves_ends_the_statement(
     assert connections.opened == connections.closed
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test
 async def test_cancelled_while_it_connects_to_postgresql(postgresql: PostgreSQL) -> None:
     """At any moment of it: nothing stays open."""
