@@ -78,7 +78,8 @@ export class Job {
     const { bar } = this.#elements;
     bar.hidden = false;
     bar.value = Math.min(part, 1);
-    this.#show("running", `Running, ${Math.floor(100 * bar.value)} %`);
+    // In tens: whoever listens to the page is told of each change.
+    this.#show("running", `Running, ${10 * Math.floor(10 * bar.value)} %`);
   }
 
   /** Its stream is over, or was refused. @param {"ended" | "failed"} state */
@@ -123,9 +124,9 @@ export class Job {
   }
 
   #show(state, sentence) {
-    const { section, start, stop } = this.#elements;
+    const { section, start, stop, state: said } = this.#elements;
     section.dataset.state = state;
-    this.#elements.state.textContent = sentence;
+    if (said.textContent !== sentence) said.textContent = sentence;
     const runs = state === "connecting" || state === "running";
     start.textContent = this.#over ? "Start again" : "Start the job";
     setEnabled(start, !runs);
