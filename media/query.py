@@ -21,8 +21,9 @@ from sqlalchemy.sql.elements import quoted_name
 from media.connection import Bound, Page, Reader, database
 from media.source import BadParameter
 
-PAGE_ROWS = 2000
-"""Rows a page, at most; of five columns, some 80 KB of CSV."""
+PAGE_ROWS = 500
+"""Rows a page, at most; of five columns, some 20 KB of CSV. With 2000 a small request beside it waited 18 ms
+at p99, with 500 it was 7, for 2 % more CPU."""
 
 FIRST_ROWS = 100
 """Rows of the first page: nobody knows yet how large they are."""
