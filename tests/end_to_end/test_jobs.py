@@ -60,7 +60,7 @@ def module(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_event_source_stops_at_the_end(page: Page, module: Path, start: Starter) -> None:
+def test_an_event_source_stops_at_the_end(module: Path, start: Starter, page: Page) -> None:
     """It comes back once more, is told that it has everything, and the function is not called again."""
     server = start("--streams", str(module))
     page.goto(server.url)
