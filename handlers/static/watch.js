@@ -23,6 +23,7 @@ export class Watch {
   #events = new Events();
   #asEvents;
   #live;
+  #goesOn;
   /** The id to begin with. */
   #first;
   #onRecord;
@@ -51,6 +52,7 @@ export class Watch {
   constructor(elements, { stream, address, ready, onFlow, onRecord, onOver }) {
     this.#asEvents = stream.media_types.includes(EVENTS);
     this.#live = stream.live;
+    this.#goesOn = Boolean(stream.key);
     this.#first = stream.channel || stream.shared ? "earliest" : ""; // what they remember comes first
     this.#onRecord = onRecord;
     this.#records = this.#asEvents || stream.media_types[0] === NDJSON;
@@ -126,7 +128,7 @@ export class Watch {
     if (this.#ended || (whole && !this.#live)) return { state: "ended", sentence: "Complete" };
     if (!problem.passing) return { state: "failed", sentence: sentenceOf(problem) };
     // What is made for each client alone would begin anew.
-    return this.#live ? null : { state: "failed", sentence: `Broken off. ${sentenceOf(problem)}` };
+    return this.#live || this.#goesOn ? null : { state: "failed", sentence: `Broken off. ${sentenceOf(problem)}` };
   }
 
   #row({ name, data }) {
