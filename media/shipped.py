@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from media.decoding import utf8
 from media.generated import Stream, StreamRequest, generated
-from media.parameters import number, text, whole
+from media.parameters import Declared, number, text, whole
 from media.query import Query
 from media.records import Event, Item, Record
 from media.rows import records, stream_of
@@ -44,12 +44,31 @@ _ORDERS = Query(
 )
 
 
-async def lines(request: StreamRequest) -> AsyncGenerator[Item, None]:
+# Listed as pydantic has them, refused in the words of our other parameters.
+Sleep = Annotated[
+    float,
+    Field(ge=0, le=3600),
+    BeforeValidator(lambda given: number({"sleep": given}, "sleep", 1, most=3600, unit="seconds")),
+]
+Name = Annotated[
+    str,
+    Field(json_schema_extra={"minLength": 1}),
+    BeforeValidator(lambda given: text({"name": given}, "name")),
+]
+Rows = Annotated[
+    int,
+    Field(ge=0, le=MOST_ROWS),
+    BeforeValidator(lambda given: whole({"rows": given}, "rows", 1000, least=0, most=MOST_ROWS)),
+]
+
+_rows = Declared({"rows": (Rows, 1000)})
+
+
+async def lines(request: StreamRequest, *, sleep: Sleep = 1) -> AsyncGenerator[Item, None]:
     """The sample lyric without end, `?sleep=` seconds between lines, each with the seconds since it began.
 
     An event's id is the number of its line; Last-Event-ID goes on with the line after it.
     """
-    sleep = number(request.args, "sleep", 1, most=3600, unit="seconds")
     number_of_line = _line_seen(request.last_event_id)
     try:
         # Opened and closed by one thread: where this is cancelled no open file gets lost on its way here.
@@ -68,9 +87,8 @@ async def lines(request: StreamRequest) -> AsyncGenerator[Item, None]:
             await asyncio.sleep(sleep)
 
 
-async def hello(request: StreamRequest) -> AsyncGenerator[bytes, None]:
+async def hello(request: StreamRequest, *, name: Name = "World") -> AsyncGenerator[bytes, None]:
     """`Hello X!` in three pieces, each on its way before the next is made."""
-    name = text(request.args, "name") if "name" in request.args else "World"
     for piece in ("Hello ", name, "!"):
         yield utf8(piece)
         await asyncio.sleep(0)
@@ -87,20 +105,7 @@ async def clock(request: StreamRequest) -> AsyncGenerator[Record, None]:
         await asyncio.sleep(1.05 - (time.time() + 0.05) % 1)
 
 
-def order_parameters(args: Mapping[str, str]) -> Mapping[str, object]:
-    """How many rows the client wants."""
-    return {"rows": whole(args, "rows", 1000, least=0, most=MOST_ROWS)}
-
-
-async def orders(
-    request: StreamRequest,
-    *,
-    rows: Annotated[
-        int,
-        Field(ge=0, le=MOST_ROWS),
-        BeforeValidator(lambda given: order_parameters({"rows": given})["rows"]),  # and its words
-    ] = 1000,
-) -> AsyncGenerator[Record, None]:
+async def orders(request: StreamRequest, *, rows: Rows = 1000) -> AsyncGenerator[Record, None]:
     """The rows of `large.csv`, for a template."""
     return records(_ORDERS, {"rows": rows})
 
@@ -117,7 +122,7 @@ STREAMS: dict[str, Stream | ChannelRow] = {
     "hello": generated(hello, title="A greeting in three pieces", media_type="text/plain; charset=utf-8"),
     "clock": generated(clock, title="The time, once a second", live=True),
     "events": channel(title="What is published here"),
-    "large.csv": stream_of(_ORDERS, order_parameters, title="As many rows as you ask for"),
+    "large.csv": stream_of(_ORDERS, _rows.read, title="As many rows as you ask for", parameters=_rows.listed),
     "large.html": template(
         "large.html", title="As many rows as you ask for, as a page", folder=TEMPLATES, rows=orders
     ),
