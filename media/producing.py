@@ -27,7 +27,16 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from functools import partial
 from types import SimpleNamespace
@@ -67,22 +76,6 @@ class Heap(Protocol[T_co]):
 
     def take(self) -> Sequence[T_co]:
         """What there is, in the order in which it came."""
-
-
-class _OneByOne:
-    """Items as they are: the next one is made when this one has been taken."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-
-    def add(self, item: Any) -> int:
-        self.items.append(item)
-        return HEAP_BYTES
-
-    def take(self) -> list[Any]:
-        taken = self.items[:]
-        self.items.clear()
-        return taken
 
 
 class Call:
@@ -128,34 +121,22 @@ class Call:
         """As /streams lists them."""
         return self._declared.listed
 
-    def items(self, request: "StreamRequest") -> AsyncGenerator[Any, None]:
-        """The items, the next one made when this one has been taken. To be closed, as any generator.
+    def gathered(self, request: "StreamRequest", heap: Heap[T]) -> AsyncGenerator[T, None]:
+        """What `heap` makes of the items. Nothing runs before it is iterated. To be closed, as any generator.
 
         Raises:
             BadParameter: at once, the request's parameters are not what the function takes.
-        """
-        made = self._made(request)
-        if self._is_async_generator:
-            return made()  # type: ignore[no-any-return]
-        heap = _OneByOne()
-        return _iterated(made) if self._is_async else _taken(_Thread(made, heap), heap)
-
-    def gathered(self, request: "StreamRequest", heap: Heap[T]) -> AsyncGenerator[T, None]:
-        """What `heap` makes of the items. Nothing runs before it is iterated.
-
-        Raises:
-            BadParameter: at once, as `items`.
         """
         return _taken(self._producer(self._made(request), heap), heap)
 
     def result(self, request: "StreamRequest", heap: Heap[T]) -> Callable[[], Awaitable[Any]]:
         """For whoever can make something of a value too: gives what is called, once, for what there is.
 
-        Of a function that yields, or returns an iterator, an async generator of what `heap` makes of the
-        items, which is to be closed; of any other function what it returns.
+        Of a function that yields, or returns what can be iterated and is no collection, an async generator of
+        what `heap` makes of the items, which is to be closed; of any other function what it returns.
 
         Raises:
-            BadParameter: at once, as `items`.
+            BadParameter: at once, as `gathered`.
         """
         return partial(self._result, self._made(request), heap)
 
@@ -167,7 +148,7 @@ class Call:
             result = await result
         if hasattr(result, "__aiter__"):
             return gathered(lambda: result, heap)
-        if hasattr(result, "__next__") and not self._is_async:
+        if isinstance(result, Iterable) and not isinstance(result, Collection) and not self._is_async:
             return _taken(_Thread(lambda: result, heap), heap)
         return result
 
@@ -412,12 +393,6 @@ async def _opened(made: Callable[[], Any]) -> AsyncGenerator[Any, None]:
     if isinstance(result, AsyncGenerator):
         return result
     return _closed(result) if hasattr(result, "__aiter__") else _one_by_one(_iterable(result))
-
-
-async def _iterated(made: Callable[[], Any]) -> AsyncGenerator[Any, None]:
-    async with aclosing(await _opened(made)) as items:
-        async for item in items:
-            yield item
 
 
 async def _one_by_one(result: Iterable[Any]) -> AsyncGenerator[Any, None]:

@@ -200,11 +200,14 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
 @pytest.mark.parametrize("kind", FUNCTIONS)
 @pytest.mark.gen_test
 async def test_every_kind_of_function(kind: str) -> None:
-    """Gathered or one by one its items are the same, in order; the title is what its docstring says."""
+    """Its items come in order, also where they could be a value; the title is what its docstring says."""
     function, title = FUNCTIONS[kind]
     assert await all_of(function) == [1, 2, 3]
-    async with aclosing(Call(function).items(REQUEST)) as items:
-        assert [item async for item in items] == [1, 2, 3]
+    result = await Call(function).result(REQUEST, Items())()
+    if isinstance(result, AsyncGenerator):
+        async with aclosing(result) as taken:
+            result = [item for heap in [heap async for heap in taken] for item in heap]
+    assert list(result) == [1, 2, 3]
     assert Call(function).title == title
 
 
@@ -282,15 +285,27 @@ async def test_parameters_are_given_by_name_and_type() -> None:
     assert [parameter["required"] for parameter in Call(shows).parameters] == [False, True, False, False]
 
 
-@pytest.mark.parametrize("take", ["items", "gathered"])
+@pytest.mark.parametrize("value", [{"n": 1}, [1, 2], "text", 5, None])
+@pytest.mark.gen_test
+async def test_a_value(value: object) -> None:
+    """What a function returns that is to be had as it is."""
+
+    async def awaited(request: Request) -> object:
+        return value
+
+    for function in (awaited, lambda request: value, lambda request: awaited(request)):
+        assert await Call(function).result(REQUEST, Items())() is value
+
+
+@pytest.mark.parametrize("take", ["result", "gathered"])
 def test_a_wrong_parameter_is_refused_before_anything_runs(take: str) -> None:
     """At once, by name."""
     call = Call(shows)
-    begin = call.items if take == "items" else partial(call.gathered, heap=Items())
+    begin = partial(call.result if take == "result" else call.gathered, heap=Items())
     with pytest.raises(BadParameter, match=r'^every must be a valid number, not "x"$'):
         begin(StreamRequest({"every": "x", "name": "n"}))
     with pytest.raises(BadParameter, match=r"^name must be given$"):
-        Call(shows).items(REQUEST)
+        begin(REQUEST)
 
 
 def test_a_class_declares_by_what_makes_it() -> None:
@@ -413,29 +428,6 @@ async def test_nobody_is_further_ahead_than_a_heap(kind: str) -> None:
                 await asyncio.sleep(0.001)
             assert made <= len(seen) + 10
     assert seen == list(range(1, len(seen) + 1))
-
-
-@pytest.mark.parametrize("kind", ["task", "thread"])
-@pytest.mark.gen_test
-async def test_one_by_one_is_never_ahead(kind: str) -> None:
-    """`items`: the next one is made when this one has been taken, and not before."""
-    made = 0
-
-    async def task(request: StreamRequest) -> AsyncIterator[int]:
-        nonlocal made
-        for made in range(1, 4):
-            yield made
-
-    def thread(request: StreamRequest) -> Iterator[int]:
-        nonlocal made
-        while made < 3:
-            made += 1
-            yield made
-
-    async with aclosing(Call(locals()[kind]).items(REQUEST)) as items:
-        for number in (1, 2, 3):
-            assert await anext(items) == number
-            assert made <= number + (kind == "thread")
 
 
 @pytest.mark.parametrize("kind", ["task", "thread"])
