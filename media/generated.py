@@ -9,8 +9,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from media.functions import Call, Function
 from media.parameters import flag
-from media.producing import Call, Function
 from media.records import END_ID, FORMATS, Encoder, Format
 from media.source import CHUNK_LIMIT, Body, ByteChunks, Chunks, Facts, Source, SourceEnded
 
@@ -123,7 +123,7 @@ def generated(
     media_type: str | None = None,
     live: bool = False,
 ) -> Stream:
-    """The stream of a function that yields its items, called once for each client (`media.producing.Call`).
+    """The stream of a function that yields its items, called once for each client (`media.functions.Call`).
 
     Args:
         title: one line for people; empty: the first of the function's docstring.

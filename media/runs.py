@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from media.channel import END, ENTRY_BYTES, LAG_BYTES, Channel, History, Ids, check_name
 from media.decoding import utf8
+from media.functions import Call
 from media.generated import StreamRequest
-from media.producing import Call
 from media.records import Event, Json, to_json
 from media.source import BadParameter, SourceBroken, SourceError, SourceFailed
 from media.subscriptions import Events

@@ -21,9 +21,9 @@ from contextlib import suppress
 from functools import partial
 
 from media.channel import History
+from media.functions import Call, Function
 from media.generated import Stream, StreamRequest
 from media.parameters import text
-from media.producing import Call, Function
 from media.records import END_ID, Format
 from media.runs import CLEANUP_SECONDS, Run
 from media.source import (
@@ -63,7 +63,7 @@ def shared(
     keep: float = 3600.0,
     title: str = "",
 ) -> Stream:
-    """The stream of a function that is called once for all clients (`media.producing.Call`).
+    """The stream of a function that is called once for all clients (`media.functions.Call`).
 
     It yields records, lines and Events, of which an `id` of their own is not used: the channel gives one.
 

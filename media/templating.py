@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from media.decoding import utf8
+from media.functions import Call
 from media.generated import Stream, StreamRequest
-from media.producing import HEAP_BYTES, Call, gathered
+from media.producing import HEAP_BYTES, in_task
 from media.records import Format
 from media.source import CHUNK_LIMIT, Body, Facts, Source
 
@@ -63,7 +64,7 @@ def template(
         title: one line for people; empty: the template's name.
         folder: None: that of the module that calls.
         media_type: None: HTML, or plain text as its name ends.
-        context: names in the template. A function is called with the request (`media.producing.Call`, or one
+        context: names in the template. A function is called with the request (`media.functions.Call`, or one
             that returns a value: a record, a list), and its items are iterated with a plain `{% for %}`.
             Anything else is there as it is.
 
@@ -145,7 +146,7 @@ class _Page:
             BadParameter: a function's.
         """
         results = {key: call.result(request, _Items()) for key, call in self._calls.items()}
-        pieces = gathered(lambda: self._pieces(request, results), _Text())
+        pieces = in_task(lambda: self._pieces(request, results), _Text())
         yield Body(Facts(media_type), chunks=lambda: pieces)
 
     async def _pieces(
