@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 
-from media.records import field_text
+from media.values import field_text
 
 AS_TEXT = (
     *("bit", "varbit", "inet", "cidr", "pg_lsn", "tid"),

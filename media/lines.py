@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from media.decoding import code_point_end, utf8
-from media.records import sse_event, sse_line, to_json
+from media.records import sse_event, sse_line
 from media.source import RUN_BYTES, BadParameter
 from media.text import LINE_BYTES
+from media.values import to_json
 
 MARK_BYTES = 64
 """So many bytes before an id's place are in its mark, or as many as there are."""

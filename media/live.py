@@ -19,10 +19,10 @@ from typing import Literal
 from media.channel import Channel, History, Ids
 from media.frames import parser
 from media.pieces import TITLE_CHARACTERS, Piece
-from media.records import to_json
 from media.source import Body, Facts, Following, SourceBusy, SourceNotFound
 from media.stretches import STRETCH_BYTES, STRETCH_SECONDS, AudioFeed
 from media.subscriptions import Events
+from media.values import to_json
 
 AHEAD_SECONDS = 10.0
 """How far a source may be ahead of real time before it is read no further."""

@@ -13,8 +13,9 @@ from media.connection import Page
 from media.generated import Stream, StreamRequest, formats_from, heartbeat, refuse_if_ended
 from media.parameters import Declared, flag, text
 from media.query import Query
-from media.records import Encoder, Format, Record, csv_rows, field_text, sse_event, to_json
+from media.records import Encoder, Format, Record, sse_event
 from media.source import Body, Chunks, Facts, SourceBroken, SourceEnded
+from media.values import csv_rows, field_text, to_json
 
 RESERVED = ("after", "header")
 """Parameters of every stream of rows, beside those of every stream."""

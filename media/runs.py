@@ -16,9 +16,10 @@ from media.channel import END, ENTRY_BYTES, LAG_BYTES, Channel, History, Ids, ch
 from media.decoding import utf8
 from media.functions import Call
 from media.generated import StreamRequest
-from media.records import Event, Json, to_json
+from media.records import Event, Json
 from media.source import BadParameter, SourceBroken, SourceError, SourceFailed
 from media.subscriptions import Events
+from media.values import to_json
 
 OFFERED_BYTES = LAG_BYTES // 8
 """After so much it waits until that has been offered to all."""

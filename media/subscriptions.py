@@ -20,7 +20,7 @@ from media.channel import Channel, History, Ids, Published
 from media.decoding import utf8
 from media.generated import Stream, StreamRequest, heartbeat
 from media.parameters import number
-from media.records import FORMATS, Format, sse_event, sse_retry, to_json
+from media.records import FORMATS, Format, sse_event, sse_retry
 from media.source import (
     Body,
     ByteChunks,
@@ -34,6 +34,7 @@ from media.source import (
     SourceEnded,
     SourceError,
 )
+from media.values import to_json
 
 EARLIEST = "earliest"
 """As last event id: everything that the history has."""
