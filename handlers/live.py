@@ -3,12 +3,13 @@
 from handlers.accept import wanted_format
 from handlers.resource import ALLOW, Problem
 from handlers.serve import Delivery, StreamResource, serve
+from media.events import EARLIEST
 from media.generated import StreamRequest
 from media.icy import IcyBlocks
 from media.live import Mount, Mounts
 from media.records import FORMATS
 from media.source import SourceNotFound
-from media.subscriptions import EARLIEST, Subscription
+from media.subscriptions import Subscription
 
 ALLOW_OF_MOUNT = f"{ALLOW}, PUT, SOURCE"
 

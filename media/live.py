@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from media.channel import Channel, History, Ids
+from media.events import Events
 from media.frames import parser
 from media.pieces import TITLE_CHARACTERS, Piece
 from media.source import Body, Facts, Following, SourceBusy, SourceNotFound
 from media.stretches import STRETCH_BYTES, STRETCH_SECONDS, AudioFeed
-from media.subscriptions import Events
 from media.values import to_json
 
 AHEAD_SECONDS = 10.0

@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 from media.channel import END, ENTRY_BYTES, LAG_BYTES, Channel, History, Ids, check_name
 from media.decoding import utf8
+from media.events import Events
 from media.functions import Call
 from media.generated import StreamRequest
 from media.records import Event, Json
 from media.source import BadParameter, SourceBroken, SourceError, SourceFailed
-from media.subscriptions import Events
 from media.values import to_json
 
 OFFERED_BYTES = LAG_BYTES // 8

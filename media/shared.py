@@ -21,6 +21,7 @@ from contextlib import suppress
 from functools import partial
 
 from media.channel import History
+from media.events import Events
 from media.functions import Call, Function
 from media.generated import Stream, StreamRequest
 from media.parameters import text
@@ -35,7 +36,7 @@ from media.source import (
     SourceEnded,
     SourceError,
 )
-from media.subscriptions import FOLLOWED, Events, subscribed
+from media.subscriptions import FOLLOWED, subscribed
 
 JOB_HISTORY = History(events=10**9, size=16 * 1024 * 1024, seconds=0)
 """Of a job everything is kept, up to this size."""

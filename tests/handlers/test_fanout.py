@@ -21,9 +21,10 @@ from handlers.outgoing import Outgoing
 from media import channel as log
 from media import source
 from media.channel import Channel, History
+from media.events import EARLIEST, Events
 from media.source import RUN_BYTES, Feed, Following, SourceBroken
 from media.stretches import AudioFeed
-from media.subscriptions import EARLIEST, Events, channel
+from media.subscriptions import channel
 from server import tls
 from tests.certificates import make_pair
 from tests.conftest import AccessLog, ExpectLog

@@ -12,9 +12,9 @@ import pytest
 from handlers.limits import Limits
 from media import window
 from media.channel import Channel, History
+from media.events import Events
 from media.growing import growing_files
 from media.source import Body, ByteChunks, Cursor, Facts, Following
-from media.subscriptions import Events
 from tests.conftest import AccessLog
 from tests.media.following import append, following, move, numbered, rewrite
 from tests.media.test_records import events_of

@@ -18,8 +18,8 @@ from handlers.limits import Limits
 from handlers.open_streams import OpenStreams, Outcome
 from handlers.serve import Delivery, serve
 from media.channel import Channel
+from media.events import Events
 from media.source import Body, Chunks, Facts, Following
-from media.subscriptions import Events
 from server import httpserver
 from tests.conftest import AccessLog, ExpectLog
 from tests.serving import (

@@ -24,6 +24,7 @@ from media import shipped
 from media.channel import Ids
 from media.cover import cover
 from media.decoding import EncodingCache
+from media.events import EARLIEST
 from media.files import REGION_BYTES, file, loaded
 from media.generated import Stream, StreamRequest, generated
 from media.live import Mount
@@ -43,7 +44,7 @@ from media.source import (
     SourceError,
     SourceNotFound,
 )
-from media.subscriptions import EARLIEST, Channels, channel
+from media.subscriptions import Channels, channel
 from media.tail import Followed
 from media.tail import file as file_row
 from media.templating import template
