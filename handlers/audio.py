@@ -3,7 +3,8 @@
 from pathlib import Path
 from urllib.parse import urlencode
 
-from handlers.serve import Delivery, StreamResource, serve
+from handlers.delivery import Delivery, StreamResource
+from handlers.serve import serve
 from media.catalogue import Catalogue, Track
 from media.cover import cover
 from media.files import file

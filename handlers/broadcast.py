@@ -18,10 +18,10 @@ from typing import Any
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from handlers.delivery import Delivery, refuse_too_many
 from handlers.live import ALLOW_OF_MOUNT
 from handlers.open_streams import Outcome, ended_by_closing
 from handlers.resource import ALLOW, Problem, Resource, problem_of, shutting_down
-from handlers.serve import Delivery, refuse_too_many
 from handlers.writers import Writers
 from media.decoding import encoding_named
 from media.frames import PARSERS

@@ -1,8 +1,9 @@
 """/audio/live: live audio to its listeners, and what is playing."""
 
 from handlers.accept import wanted_format
+from handlers.delivery import Delivery, StreamResource
 from handlers.resource import ALLOW, Problem
-from handlers.serve import Delivery, StreamResource, serve
+from handlers.serve import serve
 from media.events import EARLIEST
 from media.generated import StreamRequest
 from media.icy import IcyBlocks

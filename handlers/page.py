@@ -2,7 +2,8 @@
 
 from pathlib import Path, PurePosixPath
 
-from handlers.serve import StreamResource, serve
+from handlers.delivery import StreamResource
+from handlers.serve import serve
 from media.files import file
 
 STATIC = Path(__file__).parent / "static"

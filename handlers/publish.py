@@ -20,9 +20,9 @@ from urllib.parse import unquote
 import orjson
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from handlers.delivery import Delivery
 from handlers.open_streams import Outcome
 from handlers.resource import Problem, Resource, problem_of, shutting_down
-from handlers.serve import Delivery
 from handlers.stream import ALLOW_OF_CHANNEL
 from handlers.writers import Writers
 from media.channel import ENTRY_BYTES, LAG_BYTES, Channel, check_name

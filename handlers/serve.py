@@ -8,105 +8,30 @@ to finish it: a handler that raises after its first flush gives a 200 with a com
 
 import asyncio
 import logging
-import os
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 from urllib.parse import quote
 
 import orjson
 
 from handlers import conditional
-from handlers.coding import LEVEL, Coder, can_be_coded, coded_facts, whole_coded
-from handlers.fanout import Fanout
-from handlers.limits import Limits, RateLimit
-from handlers.open_streams import OpenStreams, Outcome
+from handlers.coding import Coder, can_be_coded
+from handlers.delivery import StreamResource, refuse_too_many
+from handlers.open_streams import Outcome
 from handlers.outgoing import reset
 from handlers.pump import Pump
-from handlers.repeats import Repeats
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
-from media.source import Body, Chunks, Facts, FellBehind, Following, Passed, Source, SourceError
-
-RETRY_AFTER_SECONDS = 10
-"""When to come back who found too many streams open."""
+from media.source import Body, Chunks, FellBehind, Following, Passed, Source, SourceError
 
 HEARD_SECONDS = 0.1
 """Between an event stream's last words and its breaking. Chromium drops what it has not read when it sees the
 break: without the wait 5 of 30 `fetch` and 2 of 30 EventSource never learned why."""
 
 log = logging.getLogger("millrace.serve")
-
-
-@dataclass(frozen=True, slots=True)
-class NginxFiles:
-    """Where nginx has the files of the library: its internal location `prefix` is the folder `root`."""
-
-    prefix: str
-    root: Path
-
-    def uri(self, path: str) -> str:
-        """What nginx knows the file at `path` by; empty: it does not lie in the library."""
-        name = os.path.relpath(path, self.root)
-        return "" if name.startswith("..") else self.prefix + quote(os.fsencode(name))
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What every streamed response is sent with.
-
-    Args:
-        compression: gzip's level for what is coded on its way; 0: nothing is.
-        nginx: None: it sends no files for us.
-    """
-
-    limits: Limits
-    open_streams: OpenStreams
-    rate: RateLimit = field(default_factory=RateLimit)
-    repeats: Repeats = field(default_factory=Repeats)
-    fanout: Fanout = field(default_factory=Fanout)
-    compression: int = LEVEL
-    nginx: NginxFiles | None = None
-
-
-class StreamResource(Resource):
-    """A resource that answers with a source."""
-
-    def initialize(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.pump: Pump | None = None
-        self.is_events = False
-        self.coder: Coder | None = None
-        self.close_delimited = False
-        self.ended = False
-        self.goes_on = False
-        """The response is open, and no handler waits for its end."""
-
-    async def send_json(self, value: object) -> None:
-        """Answer with JSON that is made anew each time; bytes are JSON already."""
-        content = value if isinstance(value, bytes) else orjson.dumps(value)
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", "no-store")
-        self.vary_by("Accept-Encoding")
-        facts = _facts(self, Facts("application/json", length=len(content)), sliceable=False)
-        if facts.coding:
-            self.set_header("Content-Encoding", facts.coding)
-            content = await whole_coded(content, facts.coding, self.delivery.compression)
-        self.finish(content)
-
-    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
-        """Not yet, where the response goes on: Tornado finishes it when the handler's method returns."""
-        return None if self.goes_on else super().finish(chunk)
-
-    def on_connection_close(self) -> None:
-        """The client has gone: Tornado tells us at once, and cancels nothing by itself."""
-        super().on_connection_close()  # for one that takes its body as it comes: nothing more does
-        if self.pump is not None:
-            self.pump.connection_closed()
 
 
 async def serve(response: StreamResource, source: Source, *, attachment: str = "") -> None:
@@ -208,22 +133,6 @@ def _follow(
         response.clear_header(name)
 
 
-def refuse_too_many(delivery: Delivery, client: str) -> None:
-    """Before the source is entered: who is refused costs nothing. What is not streamed is not counted.
-
-    Raises:
-        Problem: 429 or 503, `client` or the server has as many streams as it may.
-    """
-    limits, open_streams = delivery.limits, delivery.open_streams
-    after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    if 0 < limits.most_streams <= len(open_streams):
-        raise Problem(503, "The server sends as many streams as it may; try again later.", after)
-    if 0 < limits.most_streams_per_client <= open_streams.of(client):
-        most = limits.most_streams_per_client
-        detail = f"The limit of streams for a client is {most}; end one, or try again later."
-        raise Problem(429, detail, after)
-
-
 def _respond(response: StreamResource, body: Body, attachment: str) -> conditional.Plan | None:
     """Set status and headers. Gives what is to be sent; None: the response is finished already."""
     facts = body.facts
@@ -232,7 +141,7 @@ def _respond(response: StreamResource, body: Body, attachment: str) -> condition
     if body.following is None:  # what many follow is made once for all, and not coded for each
         if can_be_coded(facts.media_type):
             response.vary_by("Accept-Encoding")
-        facts = _facts(response, facts, body.slice is not None)
+        facts = response.sent_facts(facts, sliceable=body.slice is not None)
     nginx = response.delivery.nginx
     if nginx and body.path and facts is body.facts and not facts.coding and (uri := nginx.uri(body.path)):
         _leave_to_nginx(response, body, attachment, uri)
@@ -290,18 +199,11 @@ def _finish_without_body(response: StreamResource) -> None:
     response.finish()
 
 
-def _facts(response: StreamResource, facts: Facts, sliceable: bool) -> Facts:
-    """Those of the representation that is sent: `facts` themselves, or what the coded one makes of them."""
-    if not response.delivery.compression:
-        return facts
-    return coded_facts(response.request.method or "", response.request.headers, facts, sliceable)
-
-
 def _remember(response: StreamResource, body: Body, plan: conditional.Plan) -> None:
     """Leave the answer for who asks again, if without conditions it would be of the same bytes."""
     if response.delivery.rate.bytes_per_second:
         return  # it would be no stream, and not be slowed down
-    if _facts(response, body.facts, sliceable=False) is not body.facts:
+    if response.sent_facts(body.facts, sliceable=False) is not body.facts:
         return  # coded, or as they are for the sake of a Range or an If-Match
     of_this_answer = {"X-Request-Id", *plan.headers}
     headers = {name: value for name, value in response.set_headers.items() if name not in of_this_answer}

@@ -5,8 +5,9 @@ from unicodedata import normalize
 from urllib.parse import quote
 
 from handlers.accept import wanted_format
+from handlers.delivery import Delivery, StreamResource
 from handlers.resource import ALLOW, Problem, Resource
-from handlers.serve import Delivery, StreamResource, serve
+from handlers.serve import serve
 from handlers.writers import Writers
 from media.generated import Stream, StreamRequest
 from media.parameters import choice

@@ -7,7 +7,8 @@ from urllib.parse import quote
 import orjson
 
 from handlers.accept import codings, wanted_format
-from handlers.serve import Delivery, StreamResource, serve
+from handlers.delivery import Delivery, StreamResource
+from handlers.serve import serve
 from media.decoding import EncodingCache, encoding_named
 from media.generated import StreamRequest
 from media.library import SIDECARS, text_files

@@ -9,10 +9,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from handlers.cors import Cors
+from handlers.delivery import Delivery, NginxFiles
 from handlers.fanout import Fanout
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams
-from handlers.serve import Delivery, NginxFiles
 from handlers.writers import Writers
 from media.catalogue import Catalogue, default_database
 from media.database import CatalogueError

@@ -16,10 +16,11 @@ from tornado.web import Application
 
 from handlers.coding import LEVEL
 from handlers.cors import Cors
+from handlers.delivery import Delivery, NginxFiles, StreamResource
 from handlers.fanout import TICK_SECONDS, Fanout
 from handlers.limits import Limits, RateLimit
 from handlers.open_streams import OpenStreams
-from handlers.serve import Delivery, NginxFiles, StreamResource, serve
+from handlers.serve import serve
 from handlers.writers import Writers
 from media.catalogue import Catalogue
 from media.generated import Stream

@@ -14,9 +14,10 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import Application
 
 from handlers import pump
+from handlers.delivery import Delivery
 from handlers.limits import Limits
 from handlers.open_streams import OpenStreams, Outcome
-from handlers.serve import Delivery, serve
+from handlers.serve import serve
 from media.channel import Channel
 from media.events import Events
 from media.source import Body, Chunks, Facts, Following

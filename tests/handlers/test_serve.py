@@ -11,8 +11,9 @@ from urllib.parse import quote, unquote
 
 import pytest
 
+from handlers.delivery import NginxFiles
 from handlers.resource import FAILED
-from handlers.serve import NginxFiles, serve
+from handlers.serve import serve
 from media.source import (
     BadParameter,
     Body,

@@ -14,8 +14,8 @@ import pytest
 from tornado.iostream import IOStream
 from tornado.web import stream_request_body
 
+from handlers.delivery import StreamResource
 from handlers.limits import Limits
-from handlers.serve import StreamResource
 from media.source import Chunks
 from server import connections, tls
 from server.connections import Watch, _Window
