@@ -15,18 +15,13 @@ asked of a source that its client has not taken. Everything else meets that task
 Only the loop cancels, in a turn of its own: there the task waits somewhere, and takes the cancellation there.
 One that came from within the task would be kept for its next wait, which may not be ours.
 
-Supervising the whole sending costs some 20 µs a chunk; a task for each costs three times the bare chunk.
-
-Chunks that come without a wait between them are gathered, up to 64 KiB: what is gathered goes out when the
-loop next turns, so a chunk is never held back for one that is still to be made. A source of single rows is
-sent as fast as one that makes blocks, and a slow source's line leaves at once.
+Supervising the whole sending costs some 20 µs a chunk; a task for each costs three times the bare chunk. What
+it gets is gathered and written by a BodyWriter (`handlers/body_writer.py`).
 
 A body that many follow (`media.source.Feed`) has no chunks here. The pump sends its opening with the headers,
 hands the stream to the fan-out, and is asked again when it ends: how, and what is said then, is as above.
 
-Tornado never resolves the first of two pending write futures of a connection, so no write begins before the
-one before it has ended: while something is gathered nothing is in flight, and a heartbeat waits for both.
-It never interrupts the source either: asyncio.timeout round anext() would kill a generator.
+The source is never interrupted for anything else: asyncio.timeout round anext() would kill a generator.
 """
 
 import asyncio
@@ -38,6 +33,7 @@ from typing import Any, TypeVar
 
 from tornado.iostream import StreamClosedError
 
+from handlers.body_writer import BodyWriter
 from handlers.coding import Coder, in_pieces
 from handlers.encrypted import FAREWELL, EncryptedSocket
 from handlers.fanout import Fanout, Subscriber
@@ -51,17 +47,12 @@ from media.source import Body, Chunk, Chunks, FileRegion, Following, Source, Sou
 HEADERS_SECONDS = 1.0
 """How long the headers wait for the first chunk, so that a failing start can still be a status."""
 
-GATHER_BYTES = 64 * 1024
-"""Chunks are gathered up to this size: 470,000 rows a CPU-second, against 32,000 written one by one."""
-
 TURN_BYTES = 1024 * 1024
 """The loop gets a turn after so many bytes or `OpenStreams.turn_seconds`: awaiting a write that is done does
 not yield. Beside 8 downloads by sendfile a small request then waited 16 ms at p99, against 366 ms."""
 
 CLEANUP_SECONDS = 5.0
 """How long a cancelled source may take to close before it is cancelled again and reported."""
-
-_SMALL_BYTES = 16 * 1024  # a first chunk up to this size shares one write with the headers
 
 log = logging.getLogger("millrace.pump")
 
@@ -81,8 +72,6 @@ class Pump:
     ) -> None:
         self.outcome: Outcome | None = None
         """How the response ended, as soon as that is known; None until then, and when all went well."""
-        self._given_bytes = 0
-        self.first_byte_seconds: float | None = None
         self._response = response
         self._connection = response.connection
         self._limits = limits
@@ -92,7 +81,6 @@ class Pump:
         self._live = False
         self._heartbeat = b""
         self._length: int | None = None
-        self._coder: Coder | None = None
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._cancellations = 0
@@ -100,22 +88,24 @@ class Pump:
         """What went wrong outside of the task that sends."""
         self._conclude: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._leave: Callable[[], int] = int
-        self._headers_sent = False
-        self._gathered: list[bytes | memoryview] = []
-        self._gathered_bytes = 0
-        self._in_flight: asyncio.Future[None] | None = None
+        self._writer = BodyWriter(response, self.fail)
         self._timers: dict[str, asyncio.Handle] = {}
-        self._began = self._last_write = self._loop.time()
+        self._began = self._loop.time()
 
     @property
     def sent_bytes(self) -> int:
         """The bytes of the body that the connection has taken, as far as a file's region tells."""
-        return self._given_bytes - getattr(self._connection.stream, "unsent_bytes", 0)
+        return self._writer.given_bytes - getattr(self._connection.stream, "unsent_bytes", 0)
+
+    @property
+    def first_byte_seconds(self) -> float | None:
+        """From the request to the first byte of the body, or the headers of a feed. None: there was none."""
+        return self._writer.first_byte_seconds
 
     @property
     def begun(self) -> bool:
         """Whether an error can no longer be a status: headers are out, or a chunk is about to be."""
-        return self._headers_sent or bool(self._gathered)
+        return self._writer.begun
 
     async def enter(self, source: Source) -> Body | None:
         """Enter `source`. None: it is not entered, the response has ended, and `outcome` says how.
@@ -158,8 +148,8 @@ class Pump:
             SourceBroken: the chunks do not add up to `length`.
             Exception: what the source raised. The connection is left open: `begun` says what can be done.
         """
-        self._live, self._heartbeat, self._length, self._coder = live, heartbeat, length, coder
-        self._began = self._last_write = self._loop.time()
+        self._live, self._heartbeat, self._length, self._writer.coder = live, heartbeat, length, coder
+        self._began = self._writer.last_write = self._loop.time()
         if live and self._open_streams.draining and not self._connection.stream.closed():
             self.outcome = Outcome.DRAINED
         await self._supervised(lambda: self._forward(chunks))
@@ -197,13 +187,12 @@ class Pump:
         if self._open_streams.draining and not stream.closed():
             self.end(Outcome.DRAINED)
             return
-        self._write(following.opening)
+        self._writer.write(following.opening)
         if stream.closed():
             self.connection_closed()
         if self._ended():
             return
-        if self.first_byte_seconds is None:  # a feed may be silent for long: the headers answer
-            self.first_byte_seconds = self._response.request.request_time()
+        self._writer.note_first_byte()  # a feed may be silent for long: the headers answer
         subscriber.writing = stream.writing()
         fanout.join(following.feed, subscriber, self._limits.heartbeat_seconds)
 
@@ -215,9 +204,9 @@ class Pump:
         """
         try:
             async with asyncio.timeout(CLEANUP_SECONDS):
-                await self._written()
-                self._gather(words)
-                await self._written(whole)
+                await self._writer.written()
+                self._writer.gather(words)
+                await self._writer.written(whole)
         except TimeoutError:
             log.info("a client did not take the last words of its stream")
 
@@ -251,7 +240,7 @@ class Pump:
             return
         if self._conclude is not None:
             self.outcome = outcome
-            self._given_bytes += self._leave()
+            self._writer.given_bytes += self._leave()
             self._task = self._loop.create_task(self._conclude(), name="the end of what was followed")
         elif self._task is not None:
             self.outcome = outcome
@@ -307,6 +296,7 @@ class Pump:
             self._task = None
             for timer in self._timers.values():
                 timer.cancel()
+            self._writer.hold()
             for _ in range(self._cancellations):
                 task.uncancel()
         if self.failure is not None:
@@ -314,7 +304,7 @@ class Pump:
         return None if self._ended() else result
 
     async def _forward(self, chunks: Chunks) -> None:
-        if self._coder is not None:
+        if self._writer.coder is not None:
             chunks = in_pieces(chunks)
         elif not getattr(self._connection.stream, "takes_regions", False):
             chunks = loaded(chunks)
@@ -325,11 +315,11 @@ class Pump:
         async with aclosing(chunks):
             await self._gather_all(chunks)
         if not self._ended():
-            await self._written(whole=True)
+            await self._writer.written(whole=True)
 
     async def _gather_all(self, chunks: Chunks) -> None:
+        writer, total = self._writer, 0
         turn_at, turn_bytes = self._loop.time() + self._open_streams.turn_seconds, 0
-        total = 0
         async for chunk in chunks:
             if isinstance(chunk, memoryview) and chunk.itemsize != 1:
                 chunk = chunk.cast("B")  # its len() counts items, and everything below counts bytes
@@ -339,13 +329,13 @@ class Pump:
             total += len(chunk)
             if self._length is not None and total > self._length:
                 raise SourceBroken(f"more than the {self._length} bytes that were promised")
-            if self._busy():
+            if writer.busy:
                 try:
-                    await self._idle()
+                    await writer.idle()
                 except asyncio.CancelledError:
                     self._keep(chunk)
                     raise
-            self._gather(chunk)
+            writer.gather(chunk)
             turn_bytes += len(chunk)
             if turn_bytes >= TURN_BYTES or self._loop.time() >= turn_at:
                 await asyncio.sleep(0)
@@ -353,85 +343,10 @@ class Pump:
         if self._length is not None and total < self._length:
             raise SourceBroken(f"{total} bytes where {self._length} were promised")
 
-    def _gather(self, chunk: Chunk) -> None:
-        """Take a chunk to be sent, with its neighbours if it is in memory. Nothing is in flight."""
-        if not chunk:
-            return
-        if isinstance(chunk, FileRegion):
-            stream = self._connection.stream
-            if not stream.closed():
-                placeholder = stream.placeholder(chunk)  # while its failing can still be a status
-                self._flush()
-                self._write(placeholder)
-            return
-        self._gathered.append(chunk)
-        self._gathered_bytes += len(chunk)
-        if self._gathered_bytes >= GATHER_BYTES:
-            self._flush()
-        elif len(self._gathered) == 1:
-            self._timers["flush"] = self._loop.call_soon(self._flush)
-
     def _keep(self, chunk: Chunk) -> None:
         """A body that draining ends is whole as far as it goes: what its last words build on goes before."""
         if self.outcome is Outcome.DRAINED and not isinstance(chunk, FileRegion):
-            self._gathered.append(chunk)
-
-    def _busy(self) -> bool:
-        """Whether a write is in flight: the kernel has not taken all of it."""
-        return self._in_flight is not None and not self._in_flight.done()
-
-    async def _idle(self) -> None:
-        """Wait until nothing is in flight. Cancelled, it leaves the write as it is."""
-        if self._in_flight is not None and not self._in_flight.done():
-            await asyncio.wait((self._in_flight,))
-
-    async def _written(self, whole: bool = False) -> None:
-        """Wait until everything is with the kernel; `whole`: the end of a coded body too."""
-        await self._idle()
-        self._flush(whole)
-        await self._idle()
-
-    def _flush(self, whole: bool = False) -> None:
-        """Hand what is gathered to the connection; the headers alone if it is nothing and they are due."""
-        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
-        if gathered or not self._headers_sent or (whole and self._coder is not None):
-            self._write(*gathered, whole=whole)
-
-    def _write(self, *chunks: bytes | memoryview, whole: bool = False) -> None:
-        """Give the chunks to the connection as one, coded, behind the headers if these are not sent."""
-        self._last_write = self._loop.time()
-        if self._connection.stream.closed():
-            return
-        try:
-            chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            if self._coder is not None:
-                chunk = self._coder.coded(chunk, last=whole)
-            self._write_bytes(chunk)
-        except Exception as error:  # the caller may be the loop, and nobody above it
-            self.fail(error)
-
-    def _write_bytes(self, chunk: bytes | memoryview) -> None:
-        if not self._headers_sent:
-            memoryview(chunk)  # text for bytes raises here, while it can still be a status
-            if self._response.unframed:
-                self._headers_sent = True
-                self._in_flight = self._response.begin_unframed(chunk)
-                self._count(len(chunk))
-                return
-            if len(chunk) <= _SMALL_BYTES:
-                self._response.write(bytes(chunk))
-                self._count(len(chunk))
-                chunk = b""
-            self._headers_sent = True
-            self._in_flight = self._response.flush()
-        if chunk:
-            self._in_flight = self._connection.write(chunk)
-            self._count(len(chunk))
-
-    def _count(self, length: int) -> None:
-        self._given_bytes += length
-        if length and self.first_byte_seconds is None:
-            self.first_byte_seconds = self._response.request.request_time()
+            self._writer.keep(chunk)
 
     def _tick(self) -> None:
         try:
@@ -443,17 +358,17 @@ class Pump:
         """What the time that has passed asks for; comes again when the next thing may be due."""
         now = self._loop.time()
         waits = []
-        if not self._headers_sent:
+        if not self._writer.headers_sent:
             if now >= self._began + HEADERS_SECONDS:
-                self._flush()
+                self._writer.flush()
             else:
                 waits.append(self._began + HEADERS_SECONDS - now)
         if self._heartbeat and self._limits.heartbeat_seconds:
-            if self._busy() or self._gathered or not self._headers_sent:
-                self._last_write = now
-            elif now >= self._last_write + self._limits.heartbeat_seconds:
+            if not self._writer.quiet:
+                self._writer.last_write = now
+            elif now >= self._writer.last_write + self._limits.heartbeat_seconds:
                 self._rate.grant(self._client, len(self._heartbeat), now)  # it does not wait
-                self._write(self._heartbeat)
-            waits.append(self._last_write + self._limits.heartbeat_seconds - now)
+                self._writer.write(self._heartbeat)
+            waits.append(self._writer.last_write + self._limits.heartbeat_seconds - now)
         if waits and not self._ended():
             self._timers["tick"] = self._loop.call_later(max(0.001, min(waits)), self._tick)

@@ -13,7 +13,7 @@ import pytest
 from tornado.netutil import bind_unix_socket
 from tornado.web import Application
 
-from handlers import pump
+from handlers import body_writer, pump
 from handlers.delivery import Delivery
 from handlers.limits import Limits
 from handlers.open_streams import OpenStreams, Outcome
@@ -90,7 +90,7 @@ async def test_a_tight_producer_is_gathered(tmp_path: Path) -> None:
     assert response.body == b"".join(items)
     assert response.chunks is not None
     assert len(response.chunks) < 30
-    assert max(map(len, response.chunks)) <= pump.GATHER_BYTES + 100
+    assert max(map(len, response.chunks)) <= body_writer.GATHER_BYTES + 100
 
 
 @pytest.mark.gen_test
