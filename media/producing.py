@@ -351,4 +351,5 @@ def _iterable(result: Any) -> Iterable[Any]:
         raise TypeError(
             f"a stream's function yields its items or returns an iterator, not {type(result).__name__}"
         )
-    return result  # type: ignore[no-any-return]
+    items: Iterable[Any] = result
+    return items
