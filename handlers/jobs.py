@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import orjson
 from tornado.web import HTTPError, stream_request_body
 
-from handlers.publish import PublishResource, too_large
+from handlers.publish import PublishResource, WholeBody
 from handlers.pump import HEADERS_SECONDS
 from handlers.resource import Problem, problem_of, shutting_down
 from handlers.stream import ALLOW_OF_CHANNEL, stream_request
@@ -73,28 +73,12 @@ class JobResource(PublishResource):
         self.finish(orjson.dumps({**run.facts(), "url": url}))
 
 
-class _Arguments:
+class _Arguments(WholeBody):
     """A body that holds a function's arguments."""
 
-    published = 0
-    last: str | None = None
-
     def __init__(self, media_type: str, most_bytes: int) -> None:
-        self._media_type, self._most_bytes = media_type, most_bytes
-        self._data = bytearray()
-
-    async def take(self, chunk: bytes) -> None:
-        """Keep it.
-
-        Raises:
-            Problem: it is too much.
-        """
-        self._data += chunk
-        if len(self._data) > self._most_bytes:
-            raise too_large(self._most_bytes)
-
-    def end(self) -> None:
-        """All of it is there."""
+        super().__init__(most_bytes)
+        self._media_type = media_type
 
     def read(self) -> Mapping[str, str]:
         """The arguments by name, as a query has them.

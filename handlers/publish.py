@@ -26,6 +26,7 @@ from handlers.resource import Problem, Resource, problem_of, shutting_down
 from handlers.stream import ALLOW_OF_CHANNEL
 from handlers.writers import Writers
 from media.channel import ENTRY_BYTES, LAG_BYTES, Channel, check_name
+from media.decoding import is_utf8
 from media.generated import Stream
 from media.parameters import text
 from media.source import BadParameter
@@ -258,11 +259,11 @@ class Taking(Protocol):
     def end(self) -> None: ...
 
 
-class _OneEvent:
-    """A body that is the data of one event."""
+class WholeBody:
+    """A body that is held until it has ended, of so many bytes at most."""
 
-    def __init__(self, channel: Channel, event: str, most_bytes: int, *, json: bool) -> None:
-        self._channel, self._event, self._most_bytes, self._json = channel, event, most_bytes, json
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self._data = bytearray()
         self.published = 0
         self.last: str | None = None
@@ -278,6 +279,17 @@ class _OneEvent:
             raise too_large(self._most_bytes)
 
     def end(self) -> None:
+        """All of it is there."""
+
+
+class _OneEvent(WholeBody):
+    """A body that is the data of one event."""
+
+    def __init__(self, channel: Channel, event: str, most_bytes: int, *, json: bool) -> None:
+        super().__init__(most_bytes)
+        self._channel, self._event, self._json = channel, event, json
+
+    def end(self) -> None:
         """Publish it.
 
         Raises:
@@ -288,7 +300,7 @@ class _OneEvent:
             data = data.strip(_JSON_SPACE + b"\n")
             if not _is_json(data):
                 raise Problem(400, "The body must be one value of JSON, in UTF-8.")
-        elif not _is_utf8(data):
+        elif not is_utf8(data):
             raise Problem(400, "The body must be UTF-8.")
         self.last = self._channel.publish(data, json=self._json, event=self._event)
         self.published = 1
@@ -394,13 +406,5 @@ def _is_json(data: bytes) -> bool:
     try:
         orjson.loads(data)
     except orjson.JSONDecodeError:
-        return False
-    return True
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
         return False
     return True

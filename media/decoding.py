@@ -175,6 +175,15 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
 
 
+def is_utf8(data: bytes) -> bool:
+    """Whether it is UTF-8, whole code points of it."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 async def whole_code_points(raw: ByteChunks) -> ByteChunks:
     """The same bytes of UTF-8, cut so that no chunk ends inside a code point."""
     rest = b""

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from media.decoding import code_point_end, utf8
-from media.records import sse_event, sse_line
+from media.decoding import code_point_end, is_utf8, utf8
+from media.records import ndjson_event, sse_event, sse_line
 from media.source import RUN_BYTES, BadParameter
 from media.text import LINE_BYTES
 from media.values import to_json
@@ -176,7 +176,7 @@ def said(rotated: Rotated, form: str) -> bytes:
         facts["last_event_id"] = rotated.last_event_id
     if form == "sse":
         return sse_event(to_json(facts), rotated.id, "rotated")
-    return b'{"id":%b,"event":"rotated","data":%b}\n' % (to_json(rotated.id), to_json(facts))
+    return ndjson_event(to_json(facts), rotated.id, "rotated")
 
 
 def _text(run: Run, encoding: str) -> bytes:
@@ -202,7 +202,7 @@ FOLLOWED_FORMATS = tuple(_ENCODE)
 def _with_ids(run: Run, encoding: str) -> Iterator[tuple[bytes, bytes]]:
     """Each line in UTF-8, with its end, and its id. A byte-order mark is no part of the first line."""
     whole = run.before + run.data
-    clean = encoding == UTF_8 and _is_utf8(run.data)
+    clean = encoding == UTF_8 and is_utf8(run.data)
     start, offset, seed = len(run.before), run.start - len(run.before), run.inode & 0xFFFFFFFF
     while start < len(whole):
         stop = whole.find(b"\n", start) + 1 or len(whole)
@@ -214,15 +214,7 @@ def _with_ids(run: Run, encoding: str) -> Iterator[tuple[bytes, bytes]]:
         start = stop
 
 
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _in_utf8(data: bytes, encoding: str) -> bytes:
-    if encoding == UTF_8 and _is_utf8(data):
+    if encoding == UTF_8 and is_utf8(data):
         return data
     return utf8(data.decode(encoding, "replace"))

@@ -310,6 +310,11 @@ def sse_line(line: bytes, id: bytes) -> bytes:  # noqa: A002
     return b"id: %b\ndata: %b\n" % (id, line)  # the line has its own end
 
 
+def ndjson_event(data: bytes, id: str, event: str) -> bytes:  # noqa: A002
+    """The same as a line of JSON. `data` is JSON itself, in one line."""
+    return b'{"id":%b,"event":%b,"data":%b}\n' % (to_json(id), to_json(event), data)
+
+
 def sse_retry() -> bytes:
     """How long the client is to wait before it connects again: a random time, so they come one by one."""
     return b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS)

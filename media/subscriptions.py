@@ -19,7 +19,7 @@ from media.decoding import utf8
 from media.events import Events, Position
 from media.generated import Stream, StreamRequest, heartbeat
 from media.parameters import number
-from media.records import FORMATS, Format, sse_event, sse_retry
+from media.records import FORMATS, Format, ndjson_event, sse_event, sse_retry
 from media.source import (
     Body,
     ByteChunks,
@@ -227,7 +227,7 @@ class _Poll:
             self._position = self._feed.position(self._position.id)
             events, cursor = self._feed.pieces(self._position.cursor, POLL_BYTES, POLL_EVENTS)
         if self._position.gap:
-            events.insert(0, _gap_line(self._position))
+            events.insert(0, ndjson_event(self._position.gap, self._position.id, "gap"))
         listed = b",\n".join(line.removesuffix(b"\n") for line in events)
         id_ = to_json(self._feed.id_at(cursor))
         return b'{"events": [' + listed + b'], "last_event_id": ' + id_ + b"}\n"
@@ -243,9 +243,5 @@ def _opening(form: Format, position: Position) -> bytes:
         # yet can say so.
         return retry.removesuffix(b"\n") + utf8(f"id: {position.id}\n\n")
     if form.name == "ndjson" and position.gap:
-        return _gap_line(position)
+        return ndjson_event(position.gap, position.id, "gap")
     return b""
-
-
-def _gap_line(position: Position) -> bytes:
-    return b'{"id":' + to_json(position.id) + b',"event":"gap","data":' + position.gap + b"}\n"
