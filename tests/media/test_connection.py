@@ -5,7 +5,6 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,17 @@ import pytest
 from sqlalchemy import text
 
 from media import connection
-from media import query as query_module
 from media.connection import database
 from media.generated import StreamRequest
 from media.query import Query
 from media.records import FORMATS
 from media.rows import rows
 from media.source import SourceBroken
-from tests.media.tables import ENDLESS, Connections, body_of, counted_connections, table
+from tests.media.tables import ENDLESS, Connections, body_of, table
 from tests.postgresql import PostgreSQL
 from tests.serving import eventually
 
-
-@pytest.fixture(autouse=True)
-def connections() -> Iterator[Connections]:
-    """Each test closes what it opened."""
-    with counted_connections() as counted:
-        yield counted
-
-
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_module, "PAGE_ROWS", 10)
+pytestmark = pytest.mark.usefixtures("connections")
 
 
 # --- leaving ---

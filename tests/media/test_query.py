@@ -1,7 +1,6 @@
 """Queries read page by page, against real SQLite files and a real PostgreSQL."""
 
 import os
-from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -12,20 +11,10 @@ from media.connection import Page
 from media.query import Described, Query
 from media.rows import records
 from media.source import SourceBroken
-from tests.media.tables import Connections, changed, counted_connections, ids, table, url
+from tests.media.tables import changed, ids, table, url
 from tests.postgresql import PostgreSQL
 
-
-@pytest.fixture(autouse=True)
-def connections() -> Iterator[Connections]:
-    """Each test closes what it opened."""
-    with counted_connections() as counted:
-        yield counted
-
-
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_module, "PAGE_ROWS", 10)
+pytestmark = pytest.mark.usefixtures("connections")
 
 
 # --- pages ---

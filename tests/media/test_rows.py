@@ -4,33 +4,21 @@ import csv
 import io
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from media import query as query_module
 from media.generated import Stream, StreamRequest
 from media.query import Query
 from media.records import FORMATS
 from media.rows import export, rows, stream_of
 from media.source import BadParameter, SourceBroken, SourceEnded
-from tests.media.tables import Connections, body_of, counted_connections, table
+from tests.media.tables import Connections, body_of, table
 from tests.media.test_records import events_of
 from tests.postgresql import PostgreSQL
 
-
-@pytest.fixture(autouse=True)
-def connections() -> Iterator[Connections]:
-    """Each test closes what it opened."""
-    with counted_connections() as counted:
-        yield counted
-
-
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_module, "PAGE_ROWS", 10)
+pytestmark = pytest.mark.usefixtures("connections")
 
 
 # --- formats ---
