@@ -235,6 +235,10 @@ NO_FUNCTIONS: dict[str, tuple[Any, str]] = {
         lambda request, other: None,
         r"<lambda>\(\) must take the request, and nothing",
     ),
+    "a_default_that_no_client_could_change": (
+        lambda request, every=1.0, *, name="": None,
+        r'<lambda>\(\) must have "every" behind a \*, for clients to give: <lambda>\(request, \*, every\)',
+    ),
     "a_builtin_without_a_signature": (max, r"max\(\) must take the request"),
 }
 
@@ -456,7 +460,7 @@ async def test_a_record_that_is_changed_and_given_again_is_two(kind: str) -> Non
         ({}, Encoded(FORMATS["ndjson"].encoder(())), b'{"n":0}\n{"n":1}\n{"n":2}\n'),
         (bytearray(b"-"), Pieces(), b"012"),
     ):
-        function = partial(task, record=record) if kind == "task" else lambda _, own=record: records(own)
+        function = partial(task if kind == "task" else lambda request, record: records(record), record=record)
         assert b"".join([chunk async for chunk in Call(function).gathered(REQUEST, heap)]) == expected
 
 
