@@ -40,8 +40,6 @@ _OF_PARAMETERS = ("22000", "22021")
 """What is wrong with a parameter, as PostgreSQL names errors: asyncpg says the first of one of another type,
 before it is sent; the second is a NUL in a text."""
 
-_EXTRAS = {"asyncpg": "pip install 'millrace[postgresql]'"}
-
 T = TypeVar("T")
 Bound = dict[str, object]
 
@@ -89,7 +87,7 @@ def database(address: str) -> Database:
     Raises:
         ValueError: it cannot be reached so; one sentence, without any password.
     """
-    right = "sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER@HOST/NAME say"
+    right = "one like sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER@HOST/NAME"
     try:
         url = make_url(address)
     except (ArgumentError, ValueError):  # its text may hold a password
@@ -99,8 +97,10 @@ def database(address: str) -> Database:
     try:
         return _Threads(url) if url.get_backend_name() == "sqlite" else _Loop(url)
     except ModuleNotFoundError as error:
-        install = _EXTRAS.get(url.get_driver_name(), f"pip install {error.name}")
-        raise ValueError(f"the driver of {url.drivername} is not installed: {install}") from None
+        # Not our extra: pip would look for a package of our name, and most who run this have a checkout.
+        raise ValueError(
+            f"the driver of {url.drivername} is not installed: pip install {error.name}"
+        ) from None
     except NoSuchModuleError:
         raise ValueError(f"SQLAlchemy knows no database {url.drivername}: give {right}") from None
     except InvalidRequestError:

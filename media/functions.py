@@ -48,12 +48,16 @@ class Call:
             signature = inspect.signature(function)
             # What a partial was given is the user's to choose, and not a client's.
             taken = [each for each in signature.parameters.values() if each.name not in given]
+            loose = [each.name for each in taken[1:] if each.kind is each.POSITIONAL_OR_KEYWORD]
             taken = [each for each in taken if each.kind is each.KEYWORD_ONLY]
             signature.bind(None, **{each.name: None for each in taken})
         except (TypeError, ValueError):
             raise TypeError(
                 f"{name}() must take the request, and nothing else but keyword-only parameters (behind a *)"
             ) from None
+        if loose:  # no query would ever set it, and nobody would say so
+            right = f"{name}(request, *, {loose[0]})"
+            raise TypeError(f'{name}() must have "{loose[0]}" behind a *, for clients to give: {right}')
         self._declared = Declared(_fields(taken, called))
 
     @property

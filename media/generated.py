@@ -72,7 +72,13 @@ class Stream:
 
 
 def formats_from(first: str) -> tuple[Format, ...]:
-    """Every format, the one named `first` in front."""
+    """Every format, the one named `first` in front.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if first not in FORMATS:
+        raise ValueError(f'first must be {", ".join([*FORMATS][:-1])} or {[*FORMATS][-1]}, not "{first}"')
     return (FORMATS[first], *(form for name, form in FORMATS.items() if name != first))
 
 
@@ -134,8 +140,11 @@ def generated(
 
     Raises:
         TypeError: there is no such function.
+        ValueError: there is no such format, or media type.
     """
     call = Call(function)
+    if media_type is not None and "/" not in media_type:
+        raise ValueError(f'media_type must be such as text/plain, not "{media_type}"')
 
     @asynccontextmanager
     async def open_(request: StreamRequest, form: Format | None) -> AsyncGenerator[Body, None]:

@@ -79,7 +79,9 @@ def text(args: Mapping[str, str], name: str) -> str:
     Raises:
         BadParameter: it is absent or empty.
     """
-    value = args.get(name, "")
+    value = args.get(name)
+    if value is None:
+        raise BadParameter(f"{name} must be given")
     if not value:
         raise BadParameter(f"{name} must not be empty")
     return value

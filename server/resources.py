@@ -195,8 +195,9 @@ async def _own(settings: Settings) -> dict[str, Row]:
         except OwnStreamsError as error:
             raise StreamsError(f"--streams: {error}") from error
         if taken := [name for name in found if name in STREAMS or name in rows]:
-            whose = "ours" if taken[0] in STREAMS else "of another module"
-            raise StreamsError(f'--streams: {module} has a stream "{taken[0]}", and there is one {whose}')
+            whose = "Millrace itself" if taken[0] in STREAMS else "another module"
+            said = f'{module} has a stream "{taken[0]}", and that name is one of {whose}'
+            raise StreamsError(f"--streams: {said}")
         rows |= found
     return rows
 

@@ -391,7 +391,7 @@ class Settings(BaseSettings):
     @classmethod
     def _has_database(cls, value: str, others: ValidationInfo) -> str:
         if value and not others.data.get("export_database"):
-            raise ValueError
+            raise ValueError("beside --export-database, which says where to ask")
         return value
 
     @field_validator("station")

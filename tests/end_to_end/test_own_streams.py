@@ -209,11 +209,11 @@ def test_two_modules(start: Starter, mine: Path) -> None:
 REFUSED: dict[str, tuple[str, list[str], str]] = {
     # what stands in the module, further flags, the sentence
     "ours": ('STREAMS = {"clock": channel(title="A")}', [],
-             '--streams: {mine} has a stream "clock", and there is one ours'),
+             '--streams: {mine} has a stream "clock", and that name is one of Millrace itself'),
     "of_channels": ('STREAMS = {"jobs": channel(title="A")}', ["--channels", "a,jobs"],
                     '--channels must be names that no stream has, not "jobs"'),
     "of_another": ('STREAMS = {"jobs": channel(title="A")}', ["--streams", "{copy}"],
-                   '--streams: {copy} has a stream "jobs", and there is one of another module'),
+                   '--streams: {copy} has a stream "jobs", and that name is one of another module'),
     "constructor": ("STREAMS = {\n    'five': generated(5),\n}", [],
                     "--streams: {mine} fails: my_streams.py, line 3, 'five': generated(5),: TypeError: 5 is"
                     " not a function: give the function itself, and do not call it"),

@@ -133,7 +133,7 @@ async def test_cancelled_while_it_fails_to_connect(monkeypatch: pytest.MonkeyPat
 # --- addresses ---
 
 ADDRESSES = {
-    "postgresql://me:secret@localhost/x": "names no asynchronous driver: give .*postgresql.asyncpg",
+    "postgresql://me:secret@localhost/x": "names no asynchronous driver: give one like .*postgresql.asyncpg",
     "sqlserver+nonsense://me:secret@localhost/x": "knows no database",
     "nonsense+x://me:secret@localhost/x": "knows no database nonsense.x",
     "secret": "no address of a database",
@@ -151,7 +151,7 @@ def test_an_address_that_is_none(address: str) -> None:
 
 
 @pytest.mark.parametrize(("address", "missing", "words"), [
-    ("postgresql+asyncpg://x", "asyncpg", r"pip install 'millrace\[postgresql\]'"),
+    ("postgresql+asyncpg://x", "asyncpg", "pip install asyncpg"),
     ("mysql+aiomysql://x", "aiomysql", "pip install aiomysql"),
 ])  # fmt: skip
 def test_a_driver_that_is_not_installed(

@@ -203,6 +203,10 @@ NO_FUNCTIONS: dict[str, tuple[Any, str]] = {
         lambda request, other: None,
         r"<lambda>\(\) must take the request, and nothing",
     ),
+    "a_default_that_no_client_could_change": (
+        lambda request, every=1.0, *, name="": None,
+        r'<lambda>\(\) must have "every" behind a \*, for clients to give: <lambda>\(request, \*, every\)',
+    ),
     "a_builtin_without_a_signature": (max, r"max\(\) must take the request"),
 }
 

@@ -200,6 +200,14 @@ def test_the_first_format_is_the_default(first: str) -> None:
     assert (stream.title, stream.live) == ("t", False)
 
 
+def test_a_format_or_a_media_type_that_is_none() -> None:
+    """Said when the table is made, with what would be right."""
+    with pytest.raises(ValueError, match=r'^first must be text, .* or csv, not "jsonl"$'):
+        generated(three, first="jsonl")
+    with pytest.raises(ValueError, match=r'^media_type must be such as text/plain, not "json"$'):
+        generated(three, media_type="json")
+
+
 def test_a_stream_of_bytes_has_one_media_type() -> None:
     """And no formats to choose from."""
 

@@ -112,9 +112,10 @@ def test_a_choice() -> None:
 def test_a_text() -> None:
     """Anything that is not empty."""
     assert text({"name": "바람"}, "name") == "바람"
-    for args in ({}, {"name": ""}):
-        with pytest.raises(BadParameter, match=r"^name must not be empty$"):
-            text(args, "name")
+    with pytest.raises(BadParameter, match=r"^name must not be empty$"):
+        text({"name": ""}, "name")
+    with pytest.raises(BadParameter, match=r"^name must be given$"):
+        text({}, "name")
 
 
 # --- declared by a user ---

@@ -149,7 +149,7 @@ async def test_a_record_that_is_changed_and_given_again_is_two(kind: str) -> Non
         ({}, Encoded(FORMATS["ndjson"].encoder(())), b'{"n":0}\n{"n":1}\n{"n":2}\n'),
         (bytearray(b"-"), Pieces(), b"012"),
     ):
-        function = partial(task, record=record) if kind == "task" else lambda _, own=record: records(own)
+        function = partial(task if kind == "task" else lambda request, record: records(record), record=record)
         assert b"".join([chunk async for chunk in Call(function).gathered(REQUEST, heap)]) == expected
 
 

@@ -148,7 +148,7 @@ async def test_a_record_may_be_changed_and_given_again() -> None:
     ("arguments", "args", "error", "words"),
     [
         ({}, {"to": "x"}, BadParameter, "to must be"),
-        ({"key": "k"}, {}, BadParameter, "k must not be empty"),
+        ({"key": "k"}, {}, BadParameter, "k must be given"),
         ({"detached": True}, {}, NotFound, "POST starts it"),
     ],
 )

@@ -329,7 +329,7 @@ def test_media_may_start_at_home(library: Path, monkeypatch: pytest.MonkeyPatch)
         ("--export", "a b=SELECT 1", EXPORT),
         ("--export", "a:=SELECT 1", EXPORT),
         ("--export", "../a=SELECT 1", EXPORT),
-        ("--export", "a=SELECT 1", EXPORT),  # without a database
+        ("--export", "a=SELECT 1", "beside --export-database, which says where to ask"),
         ("--log-level", "INFO", "debug, info, warning or error"),
         ("--log-level", "", "debug, info, warning or error"),
     ],
