@@ -64,7 +64,9 @@ class Run:
         self.ended: datetime | None = None
         self.label = f"{request.path} {quote(key)}".rstrip()
         """For the log."""
-        self._call, self._request, self._released, self._before = call, request, released, before
+        self._call, self._request, self._released = call, request, released
+        # Not the run: one after the other they would all be kept, with their items.
+        self._before = frozenset() if before is None else before._tasks()
         self._from_first = from_first
         self._feeds: dict[str, Events] = {}
         self._task: asyncio.Task[None] | None = None
@@ -165,9 +167,9 @@ class Run:
         if tasks := self._tasks():
             await asyncio.wait(tasks, timeout=seconds)
 
-    def _tasks(self) -> "set[asyncio.Task[None]]":
-        own = set() if self._task is None else {self._task}
-        return own if self._before is None else own | self._before._tasks()
+    def _tasks(self) -> "frozenset[asyncio.Task[None]]":
+        tasks = self._before if self._task is None else self._before | {self._task}
+        return frozenset(task for task in tasks if not task.done())
 
     def _left(self, form: str) -> None:
         del self._feeds[form]
@@ -186,9 +188,9 @@ class Run:
     async def _failure(self) -> SourceError | None:
         """Publish the items. Gives what ended them before their end, if something did."""
         try:
-            if self._before is not None:
-                await self._before.closed(CLEANUP_SECONDS)
-                self._before = None
+            if self._before:
+                await asyncio.wait(self._before, timeout=CLEANUP_SECONDS)
+                self._before = frozenset()
             async with aclosing(self._call.gathered(self._request, _Heap())) as heaps:
                 async for heap in heaps:
                     await self._publish(heap)

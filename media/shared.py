@@ -237,6 +237,8 @@ class Runs:
 
     def _released(self, run: Run) -> None:
         """A run has no followers, or has ended: see what becomes of it."""
+        if self._runs.get(run.key) is not run:
+            return  # it is forgotten, and a timer would keep its items
         if not run.begun or (run.channel.failure is not None and not run.items and not self.detached):
             self._drop(run)
         elif run.over:

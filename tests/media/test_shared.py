@@ -1,7 +1,9 @@
 """Runs of a shared function, without a server: when one begins and ends, and what its followers are given."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -361,6 +363,50 @@ async def test_a_job_is_ended_before_another_begins() -> None:
     assert log == [f"{what} {n}" for n in range(1, 5) for what in ("begin", "end")]
     with pytest.raises(NotFound):
         await jobs.end(StreamRequest())
+
+
+@pytest.mark.gen_test
+async def test_a_job_that_is_begun_anew_again_and_again(expect_log: ExpectLog) -> None:
+    """While its first generator closes: however many they were, the last of them waits for that one alone."""
+    expect_log("millrace.shared", 30, "the job is cancelled, for the server ends")
+    closing, log = asyncio.Event(), []
+
+    async def work(request: StreamRequest, *, name: str) -> AsyncGenerator[Any, None]:
+        log.append(f"begin {name}")
+        try:
+            yield "a"
+            await asyncio.sleep(60)
+        finally:
+            await closing.wait()
+            log.append(f"end {name}")
+
+    stream = shared(work, detached=True)
+    jobs = runs_of(stream)
+    await jobs.start(StreamRequest({"name": "first"}), 5)
+    for _ in range(1500):  # more than Python has frames
+        await jobs.start(StreamRequest({"name": "never"}), 0, again=True)
+    asyncio.get_running_loop().call_later(0.05, closing.set)
+    run, _ = await jobs.start(StreamRequest({"name": "last"}), 5, again=True)
+    assert (run.state, run.items) == ("running", 1)
+    assert log == ["begin first", "end first", "begin last"]
+    await closed(stream)
+
+
+@pytest.mark.gen_test
+async def test_a_job_that_is_forgotten_leaves_nothing_behind() -> None:
+    """Neither its end nor a watcher that leaves after it has it kept as the result of a job is."""
+
+    async def work(request: StreamRequest) -> AsyncGenerator[Any, None]:
+        yield "a"
+        await asyncio.sleep(60)
+
+    stream = shared(work, detached=True)
+    jobs = runs_of(stream)
+    run = weakref.ref((await jobs.start(StreamRequest(), 5))[0])
+    async with followed(stream):
+        await jobs.end(StreamRequest())
+    gc.collect()
+    assert run() is None
 
 
 @pytest.mark.gen_test
