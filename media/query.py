@@ -126,6 +126,7 @@ class Query:
         Raises:
             BadParameter: a parameter or `after` does not go with the query.
             SourceBroken: the database cannot be opened, or refuses the query.
+            SourceBusy: it takes no more connections now.
         """
         part_rows = PAGE_ROWS if self._database.in_threads else PART_ROWS
 
@@ -158,7 +159,7 @@ class Query:
         """How many rows there are in all.
 
         Raises:
-            BadParameter, SourceBroken: as `pages`.
+            BadParameter, SourceBroken, SourceBusy: as `pages`.
         """
         async with self._database.connect() as reader:
             return int(await reader.fetch(self._count, dict(parameters), lambda page: page.rows[0][0]))
@@ -168,6 +169,7 @@ class Query:
 
         Raises:
             SourceBroken: it cannot be opened, or refuses the query.
+            SourceBusy: it takes no more connections now.
         """
         statement = self._all.limit(0)
         names = (*self.parameters, "after", "limit") if self._own_pages else self.parameters
