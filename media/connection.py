@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from media import fields
-from media.source import BadParameter, SourceBroken
+from media.source import BadParameter, SourceBroken, SourceBusy
 
 CONNECT_SECONDS = 10
 """How long a server may take to answer a new connection."""
@@ -39,6 +39,9 @@ because between two statements there is nothing to interrupt and the next one be
 _OF_PARAMETERS = ("22000", "22021")
 """What is wrong with a parameter, as PostgreSQL names errors: asyncpg says the first of one of another type,
 before it is sent; the second is a NUL in a text."""
+
+_OF_ITS_LOAD = ("53300", "57P03")
+"""All connections that PostgreSQL may have are in use; it is starting, or ending."""
 
 T = TypeVar("T")
 Bound = dict[str, object]
@@ -78,6 +81,7 @@ class Database(Protocol):
 
         Raises:
             SourceBroken: there is none to be had.
+            SourceBusy: there is none now.
         """
 
 
@@ -197,6 +201,8 @@ class _Loop:
                 self._connected(), patience_seconds=CANCEL_SECONDS, lost=AsyncConnection.close
             )
         except Exception as error:  # drivers raise what they like while connecting
+            if getattr(getattr(error, "orig", error), "sqlstate", "") in _OF_ITS_LOAD:
+                raise SourceBusy("the database takes no more connections now", retry_after=5) from error
             raise SourceBroken("the database cannot be reached") from error
         try:
             yield _OnLoop(connection)

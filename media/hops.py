@@ -5,6 +5,7 @@ with each standard. Of a request only those go on that are about the content: th
 and us.
 """
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 
@@ -65,6 +66,11 @@ _OURS_PREFIXES = (
     "x-accel-",
 )  # the second would have an nginx in front send files of its own
 
+ID_BYTES = 4096
+"""The longest Last-Event-ID that is sent for many: with one that is refused, none of them would get on."""
+
+_CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
+
 _NAME = f"millrace-{secrets.token_hex(4)}"
 """What this process is called in Via. A relay that leads to itself would go round until all is in use."""
 
@@ -124,6 +130,15 @@ def passed_headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
+def can_be_told(last_event_id: str) -> bool:
+    """Whether the next request can say this id: what an event stream may call an id is not always a header.
+
+    Of one with spaces around it no header has these, and it would be another.
+    """
+    told = last_event_id.strip(" \t") == last_event_id != "" and _CONTROL.search(last_event_id) is None
+    return told and len(last_event_id.encode()) <= ID_BYTES
+
+
 def _last_event_id(request: StreamRequest) -> bytes:
     """As it came in the header; one of the query in UTF-8, as an EventSource would send it.
 
@@ -134,6 +149,6 @@ def _last_event_id(request: StreamRequest) -> bytes:
     if given is not None:
         return given.encode("latin-1", "replace")
     assert request.last_event_id is not None
-    if not request.last_event_id.isprintable():
+    if _CONTROL.search(request.last_event_id):
         raise BadParameter("last_event_id must have no control characters")
-    return request.last_event_id.encode()
+    return request.last_event_id.strip(" \t").encode()

@@ -39,11 +39,15 @@ _KEYS: dict[type, TypeAdapter[Any]] = {
 }
 """What reads a key that is given as text; the narrower types before the wider."""
 
-_NO_PARAMETERS = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | \$(\w*)\$.*?\$\1\$ | --[^\n]* | /\*.*?\*/ | :(?=[0-9])""",
+_APART = re.compile(
+    r"""
+    \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" | \$(\w*)\$.*?\$\1\$
+    | --[^\n]* | /\*.*?\*/ | :(?=[0-9]) | (?P<cast>(?<![:\w\\]):\w+(?=::))
+    """,
     re.VERBOSE | re.DOTALL,
 )
-"""Where a colon begins no parameter: texts, names, comments, `[1 :2]`. To SQLAlchemy they are all alike."""
+"""Where a colon begins no parameter: texts, names, comments, `[1 :2]`. To SQLAlchemy they are all alike.
+And a parameter with PostgreSQL's `::` behind it, which to SQLAlchemy is none."""
 
 T = TypeVar("T", bound=Sized)
 
@@ -82,7 +86,7 @@ class Query:
         self.key = key
         self._database = database(url)
         # A line of its own behind it: the query may end in a comment.
-        inner = text(_NO_PARAMETERS.sub(_escaped, query.strip().removesuffix(";")) + "\n")
+        inner = text(_APART.sub(_escaped, query.strip().removesuffix(";")) + "\n")
         names = inner.compile().params
         self._own_pages = "after" in names
         if self._own_pages and "limit" not in names:
@@ -126,6 +130,7 @@ class Query:
         Raises:
             BadParameter: a parameter or `after` does not go with the query.
             SourceBroken: the database cannot be opened, or refuses the query.
+            SourceBusy: it takes no more connections now.
         """
         part_rows = PAGE_ROWS if self._database.in_threads else PART_ROWS
 
@@ -158,7 +163,7 @@ class Query:
         """How many rows there are in all.
 
         Raises:
-            BadParameter, SourceBroken: as `pages`.
+            BadParameter, SourceBroken, SourceBusy: as `pages`.
         """
         async with self._database.connect() as reader:
             return int(await reader.fetch(self._count, dict(parameters), lambda page: page.rows[0][0]))
@@ -168,6 +173,7 @@ class Query:
 
         Raises:
             SourceBroken: it cannot be opened, or refuses the query.
+            SourceBusy: it takes no more connections now.
         """
         statement = self._all.limit(0)
         names = (*self.parameters, "after", "limit") if self._own_pages else self.parameters
@@ -198,7 +204,10 @@ class Query:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    r"""With its colons as SQLAlchemy wants those that begin no parameter, and as some write them: `\:`."""
+    r"""With its colons as SQLAlchemy wants those that begin no parameter, and as some write them: `\:`.
+    A parameter in parentheses: `::` is of what is in them."""
+    if found["cast"]:
+        return f"({found[0]})"
     return re.sub(r"(?<!\\):", r"\\:", found[0])
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from media.channel import END, check_name
 from media.eventsource import EventStream, Lines
 from media.generated import Stream, StreamRequest
-from media.hops import passed_headers
+from media.hops import can_be_told, passed_headers
 from media.records import END_ID, Event, Format, Json
 from media.runs import GAP
 from media.shared import shared as shared_stream
@@ -176,7 +176,8 @@ class _Watching:
             SourceError: there is none, or it breaks off.
         """
         headers = {"accept": f"text/event-stream, {_NDJSON[0]}", "accept-encoding": "identity"}
-        asking = Asking(self._upstream, StreamRequest(self._args, headers, self._last_id or None))
+        seen = self._last_id if can_be_told(self._last_id) else None
+        asking = Asking(self._upstream, StreamRequest(self._args, headers, seen))
         self.fruitless += 1
         try:
             response = await asking.answer()
@@ -184,7 +185,7 @@ class _Watching:
                 self.ended = True
                 return
             reader = self._reader(response)
-            if self.answered and not self._last_id:
+            if self.answered and seen is None:
                 yield GAP  # it cannot be told where to go on
             self.answered = True
             async with aclosing(asking.chunks(None)) as pieces:

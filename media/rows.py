@@ -14,7 +14,7 @@ from media.generated import Stream, StreamRequest, formats_from, heartbeat, refu
 from media.parameters import Declared, flag, text
 from media.query import Query
 from media.records import Encoder, Format, Record, sse_event
-from media.source import Body, Chunks, Facts, SourceBroken, SourceEnded
+from media.source import Body, Chunks, Facts, SourceBroken, SourceBusy, SourceEnded
 from media.values import csv_rows, field_text, to_json
 
 RESERVED = ("after", "header")
@@ -91,7 +91,7 @@ async def export(url: str, query: str, *, key: str = "") -> Stream:
     asked = await asyncio.to_thread(Query, url, query, key=key)  # imports the driver
     try:
         described = await asked.described()
-    except SourceBroken as error:
+    except (SourceBroken, SourceBusy) as error:
         raise ValueError(f"{error}: {_reason(error.__cause__)}") from error
     key = key or described.columns[0]
     if key not in described.columns:

@@ -18,7 +18,7 @@ from media.generated import StreamRequest
 from media.query import Query
 from media.records import FORMATS
 from media.rows import rows
-from media.source import SourceBroken
+from media.source import SourceBroken, SourceBusy
 from tests.media.tables import ENDLESS, Connections, body_of, table
 from tests.postgresql import PostgreSQL
 from tests.serving import eventually
@@ -248,6 +248,18 @@ async def test_a_connection_that_dies_breaks_the_body(small_pages: None, postgre
         )
         with pytest.raises(SourceBroken):
             await anext(chunks)
+
+
+@pytest.mark.gen_test
+async def test_a_server_without_a_free_connection(postgresql: PostgreSQL) -> None:
+    """It has one again when another client has left."""
+    await asyncio.to_thread(postgresql.execute, "CREATE ROLE single LOGIN CONNECTION LIMIT 1")
+    query = Query(postgresql.url.replace("postgres@", "single@"), "SELECT 1 AS id", key="id")
+    async with aclosing(query.pages({}, lambda page: page.rows)) as pages:
+        await anext(pages)
+        with pytest.raises(SourceBusy) as error:
+            await query.count({})
+        assert error.value.retry_after == 5
 
 
 @pytest.mark.parametrize("where", ["/postgres?host=/nowhere", "127.0.0.1:1/postgres"])

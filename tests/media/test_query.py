@@ -209,6 +209,7 @@ COLONS = {
 OF_POSTGRESQL = {
     "SELECT '1'::int AS id": 1,
     "SELECT (ARRAY[1,2,3])[1 :2] AS id": [1, 2],
+    r"SELECT E'it\'s :b' AS id": "it's :b",
     "SELECT $$a :b$$ || $x$ :c $$ $x$ AS id": "a :b :c $$ ",
 }
 
@@ -219,6 +220,18 @@ async def test_colons_that_begin_no_parameter(select: str, postgresql: PostgreSQ
     """Within texts, names and comments, and where a number is behind them."""
     for address in (postgresql.url, "sqlite+aiosqlite://") if select in COLONS else (postgresql.url,):
         assert await ids(Query(address, select, key="id")) == [(COLONS | OF_POSTGRESQL)[select]]
+
+
+@pytest.mark.gen_test
+async def test_a_parameter_that_is_cast(postgresql: PostgreSQL) -> None:
+    """As PostgreSQL writes it."""
+    query = Query(postgresql.url, "SELECT :a::int + (:b)::int AS id, ':c::int' AS c -- :d::int", key="id")
+    assert query.parameters == ("a", "b")
+    assert [page async for page in query.pages({"a": 1, "b": 2}, lambda page: page.rows)] == [
+        [(3, ":c::int")]
+    ]
+    described = await query.described()
+    assert described.types == {"a": int, "b": int}
 
 
 # --- described ---

@@ -668,6 +668,19 @@ SHARED: Mapping[str, tuple[tuple[Answer, ...], list[tuple[str, str]], list[str |
         [("", "a"), ("gap", "{}"), ("", "last")],
         [None, None],
     ),
+    "an_id_that_a_header_can_have": (
+        (saying(SSE, RETRY, b"id: a\t\xe2\x80\x8b\ndata: a\n\n"), silent_after(SSE, b"data: last\n\n")),
+        [("", "a"), ("", "last")],
+        [None, "a\t\u200b".encode().decode("latin-1")],
+    ),
+    **{
+        f"an_id_that_no_header_can_have_{name}": (
+            (saying(SSE, RETRY, b"id: " + last_id + b"\ndata: a\n\n"), silent_after(SSE, b"data: last\n\n")),
+            [("", "a"), ("gap", "{}"), ("", "last")],
+            [None, None],
+        )
+        for name, last_id in (("control", b"a\x01b"), ("space", b" a"), ("long", b"a" * 4097))
+    },
     "it_says_the_gap": (
         (
             saying(SSE, RETRY, b"id: 1\ndata: a\n\n"),
