@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import islice
+from operator import eq
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -135,9 +137,7 @@ class Query:
         part_rows = PAGE_ROWS if self._database.in_threads else PART_ROWS
 
         def made(page: Page) -> tuple[int, object, list[T] | Iterator[T]]:
-            last = page.rows[-1][page.columns.index(self.key)] if page.rows else None
-            if page.rows and last is None:
-                raise ValueError(f"a row's {self.key!r} is NULL: no page can begin behind it")
+            last = _last_key(page, self.key) if page.rows else None
             places = range(0, len(page.rows) or 1, part_rows)
             parts = (render(Page(page.columns, page.rows[at : at + part_rows])) for at in places)
             return len(page.rows), last, list(parts) if self._database.in_threads else parts
@@ -209,6 +209,25 @@ def _escaped(found: re.Match[str]) -> str:
     if found["cast"]:
         return f"({found[0]})"
     return re.sub(r"(?<!\\):", r"\\:", found[0])
+
+
+def _last_key(page: Page, key: str) -> object:
+    """Where the next page begins.
+
+    Where a page ended between two rows of one key the second would be left out, and the body would look
+    whole. So they are looked for within every page, for 40 ns a row; a column that has but one such pair, and
+    that at a page's end, still passes.
+
+    Raises:
+        ValueError: the column is no key.
+    """
+    at = page.columns.index(key)
+    keys = [row[at] for row in page.rows]
+    if keys[-1] is None:
+        raise ValueError(f"a row's {key!r} is NULL: no page can begin behind it")
+    if any(map(eq, keys, islice(keys, 1, None))):
+        raise ValueError(f"two rows have the same {key!r}: it must be unique, or rows would be left out")
+    return keys[-1]
 
 
 def _first_of(page: Page, key: str) -> Any:

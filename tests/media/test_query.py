@@ -80,6 +80,14 @@ async def test_a_key_that_is_null(tmp_path: Path) -> None:
         await ids(Query(database, "SELECT * FROM t", key="id"))
 
 
+@pytest.mark.gen_test
+async def test_a_key_that_is_there_twice(small_pages: None, tmp_path: Path) -> None:
+    """Found where both stand in a page: between two pages the second would be left out without a word."""
+    database = table(tmp_path, [*range(30), 25], "t (id INTEGER, name TEXT)")
+    with pytest.raises(ValueError, match="two rows have the same 'id'"):
+        await ids(Query(database, "SELECT * FROM t", key="id"))
+
+
 # --- failures outside ---
 
 
