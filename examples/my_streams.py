@@ -9,7 +9,7 @@ import os
 import struct
 import time
 
-from media.streams import channel, generated, relay, rows, shared, template
+from media.streams import channel, file, generated, relay, rows, shared, template
 
 RATE = 8000
 
@@ -28,6 +28,13 @@ async def prices(request):
         price *= 1 + math.sin(time.time()) / 100
         yield {"price": round(price, 2)}
         await asyncio.sleep(0.5)
+
+
+async def count(request, *, most: int = 20):
+    """Work that goes on when nobody looks: POST starts it."""
+    for done in range(1, most + 1):
+        await asyncio.sleep(0.05)
+        yield {"done": done, "of": most}
 
 
 async def sales(request, *, hours: int = 24):
@@ -49,7 +56,8 @@ def tone(request, *, seconds: float = 2.0, hertz: float = 440.0):
 STREAMS = {
     "ticks": generated(ticks, live=True),
     "prices": shared(prices, history=1000),
-    "jobs": channel(history=10_000),
+    "count": shared(count, detached=True, keep=600),
+    "news": channel(history=10_000),
     "orders.csv": rows(
         "sqlite+aiosqlite://",
         "WITH RECURSIVE n(id) AS (VALUES (1) UNION ALL SELECT id + 1 FROM n WHERE id < 10000)"
@@ -58,5 +66,6 @@ STREAMS = {
     ),
     "report.html": template("report.html", rows=sales),
     "tone.wav": generated(tone, media_type="audio/wav"),
+    "my_streams.py": file(__file__),
     "weather": relay(os.environ.get("WEATHER_URL", "https://wttr.in/Seoul?format=j1")),
 }

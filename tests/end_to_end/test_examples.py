@@ -266,7 +266,7 @@ def test_the_tokens_of_a_language_model(server: Process) -> None:
     assert "".join(json.loads(event["data"])["text"] for event in tokens) == "You said: hello."
     assert {event["event"] for event in tokens} == {"token"}
     assert (usage["event"], usage["data"], end["event"]) == ("usage", '{"tokens":5}', "end")
-    assert server.get("/stream/chat.txt?prompt=hello") == (200, b"You said: hello.")
+    assert server.get("/stream/chat.txt?prompt=hello+you") == (200, b"You said: hello you.")
     status, body = server.get("/stream/chat?prompt=+")
     assert (status, json.loads(body)["detail"]) == (400, "prompt must not be empty")
     assert server.get("/stream/chat")[0] == 400
@@ -359,10 +359,15 @@ def test_the_shipped_examples(shipped: Process) -> None:
         assert set(records(response, 2)[1]) == {"time"}
     with opened(shipped, "/stream/prices?format=sse") as response:
         assert "price" in events(response, 1)[0]["data"]
-    with opened(shipped, "/stream/jobs?format=sse") as response:
-        with opened(shipped, "/stream/jobs", "POST", b"a job", Content_Type="text/plain") as posted:
+    with opened(shipped, "/stream/count?most=2", "POST") as posted:
+        assert posted.status == 202
+    with opened(shipped, "/stream/count") as response:
+        assert [event["data"] for event in events(response, 2)] == ['{"done":1,"of":2}', '{"done":2,"of":2}']
+    with opened(shipped, "/stream/news?format=sse") as response:
+        with opened(shipped, "/stream/news", "POST", b"some", Content_Type="text/plain") as posted:
             assert posted.status == 202
-        assert events(response, 1)[0]["data"] == "a job"
+        assert events(response, 1)[0]["data"] == "some"
+    assert b"STREAMS = {" in shipped.get("/stream/my_streams.py")[1]
     status, body = shipped.get("/stream/orders.csv")
     assert (status, body.count(b"\r\n")) == (200, 10001)
     assert b"<tr><td>2<td>4" in shipped.get("/stream/report.html?hours=3")[1]
