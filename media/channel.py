@@ -53,11 +53,19 @@ class History:
         size: of their data together, and ENTRY_BYTES for each; bytes. In each of SSE and NDJSON that was
             asked for they are kept once more: at most about three times as much, where JSON escapes little.
         seconds: since it was published; 0: any age.
+
+    Raises:
+        TypeError: one is no number from 0 up. It would be found out by the first who publishes.
     """
 
     events: int = 1000
     size: int = 8 * 1024 * 1024
     seconds: float = 3600
+
+    def __post_init__(self) -> None:
+        for name, bound in (("events", self.events), ("size", self.size), ("seconds", self.seconds)):
+            if not isinstance(bound, int | float) or not bound >= 0:
+                raise TypeError(f"the {name} of a history must be a number from 0 up, not {bound!r}")
 
 
 @dataclass(slots=True)

@@ -1,6 +1,8 @@
 """A channel by itself: ids, what is kept of it and for how long, and that no cursor misses a thing unsaid."""
 
+import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -124,6 +126,13 @@ def test_a_history_has_bounds(history: History, sizes: list[int], remembered: in
     assert channel.forgotten == len(sizes) - remembered
     assert behind(channel, channel.forgotten) == list(range(len(sizes) - remembered + 1, len(sizes) + 1))
     assert channel.published == channel.newest == len(sizes)
+
+
+@pytest.mark.parametrize("bounds", [{"events": "10"}, {"size": None}, {"seconds": -1}, {"seconds": math.nan}])
+def test_a_history_that_is_none(bounds: Any) -> None:
+    """Said when the table is made, and not to the first who publishes."""
+    with pytest.raises(TypeError, match=f"the {next(iter(bounds))} of a history must be a number from 0 up"):
+        History(**bounds)
 
 
 def test_a_history_has_an_age() -> None:
