@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from media.parameters import Declared
-from media.producing import Heap, in_task, in_thread
+from media.producing import Buffer, in_task, in_thread
 
 if TYPE_CHECKING:
     from media.generated import StreamRequest
@@ -65,42 +65,44 @@ class Call:
         """As /streams lists them."""
         return self._declared.listed
 
-    def gathered(self, request: "StreamRequest", heap: Heap[T]) -> AsyncGenerator[T, None]:
-        """What `heap` makes of the items. Nothing runs before it is iterated. To be closed, as any generator.
+    def gathered(self, request: "StreamRequest", buffer: Buffer[T]) -> AsyncGenerator[T, None]:
+        """What `buffer` makes of the items. Nothing runs before it is iterated.
+
+        To be closed, as any generator.
 
         Raises:
             BadParameter: at once, the request's parameters are not what the function takes.
         """
-        return self._run(self._made(request), heap)
+        return self._run(self._made(request), buffer)
 
-    def result(self, request: "StreamRequest", heap: Heap[T]) -> Callable[[], Awaitable[Any]]:
+    def result(self, request: "StreamRequest", buffer: Buffer[T]) -> Callable[[], Awaitable[Any]]:
         """For whoever can make something of a value too: gives what is called, once, for what there is.
 
         Of a function that yields, or returns what can be iterated and is no collection, an async generator of
-        what `heap` makes of the items, which is to be closed; of any other function what it returns.
+        what `buffer` makes of the items, which is to be closed; of any other function what it returns.
 
         Raises:
             BadParameter: at once, as `gathered`.
         """
-        return partial(self._result, self._made(request), heap)
+        return partial(self._result, self._made(request), buffer)
 
-    async def _result(self, made: Callable[[], Any], heap: Heap[Any]) -> Any:
+    async def _result(self, made: Callable[[], Any], buffer: Buffer[Any]) -> Any:
         if self._is_async_generator or self._is_generator:
-            return self._run(made, heap)
+            return self._run(made, buffer)
         result = await (made() if self._is_async else asyncio.to_thread(made))
         if inspect.isawaitable(result):
             result = await result
         if hasattr(result, "__aiter__"):
-            return in_task(lambda: result, heap)
+            return in_task(lambda: result, buffer)
         if isinstance(result, Iterable) and not isinstance(result, Collection) and not self._is_async:
-            return in_thread(lambda: result, heap)
+            return in_thread(lambda: result, buffer)
         return result
 
     def _made(self, request: "StreamRequest") -> Callable[[], Any]:
         return partial(self._function, request, **self._declared.read(request.args))
 
-    def _run(self, made: Callable[[], Any], heap: Heap[T]) -> AsyncGenerator[T, None]:
-        return in_task(made, heap) if self._is_async else in_thread(made, heap)
+    def _run(self, made: Callable[[], Any], buffer: Buffer[T]) -> AsyncGenerator[T, None]:
+        return in_task(made, buffer) if self._is_async else in_thread(made, buffer)
 
 
 def _fields(parameters: Iterable[inspect.Parameter], called: Function) -> dict[str, tuple[Any, object]]:

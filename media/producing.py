@@ -1,16 +1,16 @@
 """The items of a user's function, as they are made: gathered for whoever sends them.
 
 Theory of operation. A function's generator runs in a task of its own, or in a thread of its own if it is not
-async, and puts each item into a *heap* as it is made. Whoever sends takes the heap when it is ready for more.
-So the items that come without a wait between them go out together, at 1 µs each for a record in CSV, and one
-that is followed by a wait goes out at once; nobody has to flush.
+async, and puts each item into a *buffer* as it is made. Whoever sends takes what is in it when it is ready
+for more. So the items that come without a wait between them go out together, at 1 µs each for a record in
+CSV, and one that is followed by a wait goes out at once; nobody has to flush.
 
-After 64 KiB, or 2 ms, the generator waits until its heap has been taken. That is the backpressure: it is
-never further ahead of its client than one heap. And it is the turn that the loop gets of a generator that
+After 64 KiB, or 2 ms, the generator waits until its buffer has been taken. That is the backpressure: it is
+never further ahead of its client than one buffer. And it is the turn that the loop gets of a generator that
 never waits for anything.
 
-An item is written into the heap before the generator goes on: one that changes the record it gave, and gives
-it again, gives two different ones.
+An item is written into the buffer before the generator goes on: one that changes the record it gave, and
+gives it again, gives two different ones.
 
 The task is there so that a generator has one life. It may hold a task group, a time-out or a lock across its
 `yield`, which it enters and leaves in the same task, and which may cancel it there. A client that leaves
@@ -44,7 +44,7 @@ from media.source import SourceBusy
 if TYPE_CHECKING:
     pass
 
-HEAP_BYTES = 64 * 1024
+BUFFER_BYTES = 64 * 1024
 """A generator goes on until so much waits to be sent."""
 
 AHEAD_SECONDS = 0.002
@@ -62,7 +62,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Heap(Protocol[T_co]):
+class Buffer(Protocol[T_co]):
     """What takes items as they are made, and gives them on."""
 
     def add(self, item: Any) -> int:
@@ -72,8 +72,8 @@ class Heap(Protocol[T_co]):
         """What there is, in the order in which it came."""
 
 
-def in_task(made: Callable[[], Any], heap: Heap[T]) -> AsyncGenerator[T, None]:
-    """What `heap` makes of the items of what `made` gives, run in a task of its own when this is iterated.
+def in_task(made: Callable[[], Any], buffer: Buffer[T]) -> AsyncGenerator[T, None]:
+    """What `buffer` makes of the items of what `made` gives, run in a task of its own when this is iterated.
 
     To be closed, which cancels it where it waits, and waits until it has ended.
 
@@ -84,10 +84,10 @@ def in_task(made: Callable[[], Any], heap: Heap[T]) -> AsyncGenerator[T, None]:
         Exception: what it raised, behind the items before that.
         TypeError: what it gives has no items.
     """
-    return _taken(_Task(made, heap), heap)
+    return _taken(_Task(made, buffer), buffer)
 
 
-def in_thread(made: Callable[[], Any], heap: Heap[T]) -> AsyncGenerator[T, None]:
+def in_thread(made: Callable[[], Any], buffer: Buffer[T]) -> AsyncGenerator[T, None]:
     """The same in a thread of its own. Closed, it ends at its next item, and is not waited for.
 
     Args:
@@ -97,11 +97,11 @@ def in_thread(made: Callable[[], Any], heap: Heap[T]) -> AsyncGenerator[T, None]
         SourceBusy: MOST_THREADS run.
         Exception, TypeError: as `in_task`.
     """
-    return _taken(_Thread(made, heap), heap)
+    return _taken(_Thread(made, buffer), buffer)
 
 
-async def _taken(producer: "_Task | _Thread", heap: Heap[T]) -> AsyncGenerator[T, None]:
-    """What is in the heap of a producer, whenever there is something."""
+async def _taken(producer: "_Task | _Thread", buffer: Buffer[T]) -> AsyncGenerator[T, None]:
+    """What is in the buffer of a producer, whenever there is something."""
     producer.start()
     try:
         while True:
@@ -112,7 +112,7 @@ async def _taken(producer: "_Task | _Thread", heap: Heap[T]) -> AsyncGenerator[T
                 continue
             if producer.handed is None:
                 break
-            producer = _Task(producer.handed, heap)  # what a function in a thread gave is async
+            producer = _Task(producer.handed, buffer)  # what a function in a thread gave is async
             producer.start()
         if producer.failure is not None:
             raise _outcome(producer.failure)
@@ -130,13 +130,13 @@ def _outcome(failure: BaseException) -> Exception:
 
 
 class _Task:
-    """What an async function gives, made in a task that stops where its heap is full."""
+    """What an async function gives, made in a task that stops where its buffer is full."""
 
     handed: Callable[[], Any] | None = None
 
-    def __init__(self, made: Callable[[], Any], heap: Heap[Any]) -> None:
+    def __init__(self, made: Callable[[], Any], buffer: Buffer[Any]) -> None:
         self._made = made
-        self._heap = heap
+        self._buffer = buffer
         self.failure: BaseException | None = None
         self._ended = self._stopped = False
         self._news: asyncio.Future[None] | None = None
@@ -149,8 +149,8 @@ class _Task:
 
     async def _run(self) -> None:
         try:
-            heap, clock = self._heap, time.monotonic
-            add = heap.add
+            buffer, clock = self._buffer, time.monotonic
+            add = buffer.add
             wait_at = clock() + AHEAD_SECONDS
             async with aclosing(await _opened(self._made)) as items:
                 async for item in items:
@@ -159,7 +159,7 @@ class _Task:
                         self._tell()
                     if self._stopped:  # it swallowed its cancellation
                         break
-                    if size >= HEAP_BYTES or clock() >= wait_at:
+                    if size >= BUFFER_BYTES or clock() >= wait_at:
                         await self._taken(items)
                         wait_at = clock() + AHEAD_SECONDS
         except BaseException as error:  # SystemExit too: it would end the loop from a task
@@ -172,7 +172,7 @@ class _Task:
             self._tell()
 
     async def _taken(self, items: AsyncGenerator[Any, None]) -> None:
-        """Wait until the heap has been taken."""
+        """Wait until the buffer has been taken."""
         while True:
             self._room = asyncio.get_running_loop().create_future()
             try:
@@ -186,7 +186,7 @@ class _Task:
                     return None
                 if self._stopped:
                     return None
-                self._heap.add(item)
+                self._buffer.add(item)
                 self._tell()
 
     def _tell(self) -> None:
@@ -204,7 +204,7 @@ class _Task:
 
     def take(self) -> Sequence[Any]:
         """What there is; the generator goes on."""
-        taken = self._heap.take()
+        taken = self._buffer.take()
         self._fresh = self._ended
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -220,13 +220,13 @@ class _Task:
 
 
 class _Thread:
-    """What any other function gives, made in a thread that stops where its heap is full."""
+    """What any other function gives, made in a thread that stops where its buffer is full."""
 
     places = threading.BoundedSemaphore(MOST_THREADS)
 
-    def __init__(self, made: Callable[[], Any], heap: Heap[Any]) -> None:
+    def __init__(self, made: Callable[[], Any], buffer: Buffer[Any]) -> None:
         self._made = made
-        self._heap = heap
+        self._buffer = buffer
         self.failure: BaseException | None = None
         self.handed: Callable[[], Any] | None = None
         """Gives the same as the function, which is async, and so nothing for a thread."""
@@ -275,23 +275,23 @@ class _Thread:
                 self._loop.call_soon_threadsafe(self._news.set)
 
     def _put_all(self, made: Iterable[Any]) -> None:
-        heap, lock = self._heap, self._lock
+        buffer, lock = self._buffer, self._lock
         for item in _iterable(made):
             with lock:
                 if self._stopped:
                     return
-                size = heap.add(item)
+                size = buffer.add(item)
                 if not self._told:
                     self._told = True
                     self._loop.call_soon_threadsafe(self._begun)
-                if size >= HEAP_BYTES:
+                if size >= BUFFER_BYTES:
                     self._loop.call_soon_threadsafe(self._news.set)
                     self._changed.wait_for(lambda: self._stopped or not self._told)
                     if self._stopped:
                         return  # type: ignore[unreachable] # it is reached: stop() was called meanwhile
 
     def _begun(self) -> None:
-        """There is a first item. One that follows the last heap closely waits for others: to take each by
+        """There is a first item. One that follows the last taking closely waits for others: to take each by
         itself made two threads change places 3,000 times a second, and half of the rows."""
         if self._loop.time() >= self._taken_at + JOINED_SECONDS:
             self._news.set()
@@ -306,7 +306,7 @@ class _Thread:
     def take(self) -> Sequence[Any]:
         """What there is; the generator goes on."""
         with self._changed:
-            taken = self._heap.take()
+            taken = self._buffer.take()
             self._told = False
             self._taken_at = self._loop.time()
             if not self._ended:

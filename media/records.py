@@ -96,11 +96,11 @@ class Format:
 
 
 class _Gathering:
-    """What the encoders have in common: a heap that grows, and is taken."""
+    """What the encoders have in common: a buffer that grows, and is taken."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         # Not a list to be joined: many small results of orjson held at once cost 4 KB each.
-        self._heap = bytearray()
+        self._buffer = bytearray()
 
     def begin(self) -> bytes:
         return b""
@@ -109,7 +109,7 @@ class _Gathering:
         raise NotImplementedError
 
     def take(self) -> bytes:
-        taken, self._heap = bytes(self._heap), bytearray()
+        taken, self._buffer = bytes(self._buffer), bytearray()
         return taken
 
     def encode(self, items: Iterable[Item]) -> bytes:
@@ -126,16 +126,16 @@ class _Text(_Gathering):
 
     def add(self, item: Item) -> int:
         line = _line(_value(item))
-        self._heap += line if line.endswith(b"\n") else line + b"\n"
-        return len(self._heap)
+        self._buffer += line if line.endswith(b"\n") else line + b"\n"
+        return len(self._buffer)
 
 
 class _Ndjson(_Gathering):
     """A line of JSON for each item; a line of text is a JSON string."""
 
     def add(self, item: Item) -> int:
-        self._heap += to_json(_value(item)) + b"\n"
-        return len(self._heap)
+        self._buffer += to_json(_value(item)) + b"\n"
+        return len(self._buffer)
 
 
 class _Json(_Gathering):
@@ -147,10 +147,10 @@ class _Json(_Gathering):
 
     def add(self, item: Item) -> int:
         value = to_json(_value(item))
-        self._heap += self._before
-        self._heap += value
+        self._buffer += self._before
+        self._buffer += value
         self._before = b",\n"
-        return len(self._heap)
+        return len(self._buffer)
 
     def end(self) -> bytes:
         return b"[]\n" if self._before == b"[" else b"]\n"
@@ -171,10 +171,10 @@ class _Sse(_Gathering):
         number = str(next(self._numbers))
         line = _line(_value(item))
         if isinstance(item, Event):
-            self._heap += sse_event(line, item.id or number, item.event, item.retry)
+            self._buffer += sse_event(line, item.id or number, item.event, item.retry)
         else:
-            self._heap += sse_event(line, number)
-        return len(self._heap)
+            self._buffer += sse_event(line, number)
+        return len(self._buffer)
 
     def end(self) -> bytes:
         return sse_event(b"{}", END_ID, "end")
@@ -188,7 +188,7 @@ class _Csv:
     """
 
     def __init__(self, columns: tuple[str, ...]) -> None:
-        self._heap = bytearray()
+        self._buffer = bytearray()
         self._rows: list[tuple[object, ...]] = []  # fewer than TOGETHER_ROWS, not written yet
         self._columns = columns
         self._values = _values_of(columns)
@@ -216,11 +216,11 @@ class _Csv:
         self._rows.append(row)
         if len(self._rows) >= TOGETHER_ROWS:
             self._write()
-        return len(self._heap)
+        return len(self._buffer)
 
     def take(self) -> bytes:
         self._write()
-        taken, self._heap = bytes(self._heap), bytearray()
+        taken, self._buffer = bytes(self._buffer), bytearray()
         return taken
 
     def encode(self, items: Iterable[Item]) -> bytes:
@@ -234,10 +234,10 @@ class _Csv:
     def _write(self) -> None:
         rows, self._rows = self._rows, []
         try:
-            self._heap += csv_rows(rows)
+            self._buffer += csv_rows(rows)
         except TypeError:  # those before the one that has no JSON are whole
             for row in rows:
-                self._heap += csv_rows([row])
+                self._buffer += csv_rows([row])
             raise
 
     def _record(self, item: Item) -> Record:

@@ -191,9 +191,9 @@ class Run:
             if self._before:
                 await asyncio.wait(self._before, timeout=CLEANUP_SECONDS)
                 self._before = frozenset()
-            async with aclosing(self._call.gathered(self._request, _Heap())) as heaps:
-                async for heap in heaps:
-                    await self._publish(heap)
+            async with aclosing(self._call.gathered(self._request, _Buffer())) as batches:
+                async for batch in batches:
+                    await self._publish(batch)
         except SourceError as error:
             if self.items:
                 log.warning("%s failed: %s: %s", self.label, type(error).__name__, error)
@@ -208,14 +208,14 @@ class Run:
             return failed
         return None
 
-    async def _publish(self, heap: "list[_Encoded]") -> None:
+    async def _publish(self, batch: "list[_Encoded]") -> None:
         channel = self.channel
         if channel.ended:
             return
-        for data, json, event in heap:
+        for data, json, event in batch:
             channel.publish(data, json=json, event=event)
             self._unoffered += len(data) + ENTRY_BYTES
-        self.items += len(heap)
+        self.items += len(batch)
         self._first.set()
         if self._unoffered >= OFFERED_BYTES:
             self._unoffered = 0
@@ -227,8 +227,8 @@ class Run:
         self._first.set()
 
 
-class _Heap:
-    """Items as a channel takes them, as they are made (`media.producing.Heap`)."""
+class _Buffer:
+    """Items as a channel takes them, as they are made (`media.producing.Buffer`)."""
 
     def __init__(self) -> None:
         self._items: list[_Encoded] = []

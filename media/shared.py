@@ -10,8 +10,8 @@ are still to be told. A job is begun by name, by POST; it ends by itself, or by 
 
 A client has no backpressure here, as in every broadcast: one that is slow is let go. But nobody is to fall
 behind only because the generator is faster than our own sending. So after each OFFERED_BYTES it waits until
-what there is has been offered to every kernel that takes something; and it makes no more than a heap (64 KiB,
-or 2 ms) between two turns of the loop (`media/producing.py`).
+what there is has been offered to every kernel that takes something; and it makes no more than a bufferful
+(64 KiB, or 2 ms) between two turns of the loop (`media/producing.py`).
 """
 
 import asyncio

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from media.decoding import utf8
 from media.functions import Call
 from media.generated import Stream, StreamRequest
-from media.producing import HEAP_BYTES, in_task
+from media.producing import BUFFER_BYTES, in_task
 from media.records import Format
 from media.source import CHUNK_LIMIT, Body, Facts, Source
 
@@ -33,7 +33,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 FIRST_SECONDS = 1.0
 """How long a page's beginning waits for the first items: as long as the headers wait for a first chunk."""
 
-HEAP_ITEMS = 100
+BUFFER_ITEMS = 100
 """What is made ahead of the template, at most. One at a time would change between two tasks for each."""
 
 PLAIN = (".txt", ".txt.j2", ".txt.jinja")
@@ -166,7 +166,7 @@ class _Page:
 
 
 class _Text:
-    """A heap of text, which becomes bytes as one."""
+    """A buffer of text, which becomes bytes as one."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -184,14 +184,14 @@ class _Text:
 
 
 class _Items:
-    """A heap of items as they are. A record or a list is copied: its function may change it afterwards."""
+    """A buffer of items as they are. A record or a list is copied: its function may change it afterwards."""
 
     def __init__(self) -> None:
         self._items: list[Any] = []
 
     def add(self, item: Any) -> int:
         self._items.append(item.copy() if type(item) in (dict, list) else item)
-        return HEAP_BYTES if len(self._items) >= HEAP_ITEMS else 0
+        return BUFFER_BYTES if len(self._items) >= BUFFER_ITEMS else 0
 
     def take(self) -> list[Any]:
         taken, self._items = self._items, []

@@ -14,7 +14,7 @@ from pydantic import Field
 from media.functions import Call
 from media.generated import StreamRequest
 from media.source import BadParameter
-from tests.media.heaps import REQUEST, Items, all_of
+from tests.media.buffers import REQUEST, Items, all_of
 
 if TYPE_CHECKING:
     from somewhere_that_is_not_there import Request
@@ -171,7 +171,7 @@ async def test_every_kind_of_function(kind: str) -> None:
     result = await Call(function).result(REQUEST, Items())()
     if isinstance(result, AsyncGenerator):
         async with aclosing(result) as taken:
-            result = [item for heap in [heap async for heap in taken] for item in heap]
+            result = [item for buffer in [buffer async for buffer in taken] for item in buffer]
     assert list(result) == [1, 2, 3]
     assert Call(function).title == title
 
@@ -270,7 +270,7 @@ async def test_a_value(value: object) -> None:
 def test_a_wrong_parameter_is_refused_before_anything_runs(take: str) -> None:
     """At once, by name."""
     call = Call(shows)
-    begin = partial(call.result if take == "result" else call.gathered, heap=Items())
+    begin = partial(call.result if take == "result" else call.gathered, buffer=Items())
     with pytest.raises(BadParameter, match=r'^every must be a valid number, not "x"$'):
         begin(StreamRequest({"every": "x", "name": "n"}))
     with pytest.raises(BadParameter, match=r"^name must be given$"):

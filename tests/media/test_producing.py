@@ -14,11 +14,11 @@ import pytest
 from media import producing
 from media.functions import Call
 from media.generated import Encoded, Pieces, StreamRequest
-from media.producing import HEAP_BYTES
+from media.producing import BUFFER_BYTES
 from media.records import FORMATS
 from media.source import NotFound, SourceBusy
 from tests.conftest import ExpectLog
-from tests.media.heaps import REQUEST, Items, all_of
+from tests.media.buffers import REQUEST, Items, all_of
 from tests.serving import eventually
 
 # --- gathered as they come ---
@@ -44,10 +44,10 @@ async def returned(result: Any, request: StreamRequest) -> Any:
 async def test_what_comes_without_a_wait_goes_together(
     function: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One heap, one chunk."""
+    """One buffer, one chunk."""
     monkeypatch.setattr(producing, "AHEAD_SECONDS", 60)  # the machine may be busy
     async with aclosing(Call(function).gathered(REQUEST, Items())) as taken:
-        assert [heap async for heap in taken] == [[1, 2, 3]]
+        assert [buffer async for buffer in taken] == [[1, 2, 3]]
 
 
 @pytest.mark.gen_test
@@ -66,7 +66,7 @@ async def test_many_rows_are_few_chunks() -> None:
         encoder = FORMATS["csv"].encoder(())
         async with aclosing(Call(function).gathered(REQUEST, Encoded(encoder))) as taken:
             chunks = [chunk async for chunk in taken]
-        assert max(map(len, chunks)) < HEAP_BYTES + 1000
+        assert max(map(len, chunks)) < BUFFER_BYTES + 1000
         assert len(chunks) < 2000
         bodies.append(b"".join(chunks))
     assert bodies[0] == bodies[1]
@@ -101,7 +101,7 @@ async def test_an_item_that_is_followed_by_a_wait_goes_out_at_once(kind: str) ->
 
 @pytest.mark.parametrize("kind", ["task", "thread"])
 @pytest.mark.gen_test
-async def test_nobody_is_further_ahead_than_a_heap(kind: str) -> None:
+async def test_nobody_is_further_ahead_than_a_buffer(kind: str) -> None:
     """However long its client takes nothing."""
     made = 0
 
@@ -145,12 +145,12 @@ async def test_a_record_that_is_changed_and_given_again_is_two(kind: str) -> Non
         for each in records(record):
             yield each
 
-    for record, heap, expected in (
+    for record, buffer, expected in (
         ({}, Encoded(FORMATS["ndjson"].encoder(())), b'{"n":0}\n{"n":1}\n{"n":2}\n'),
         (bytearray(b"-"), Pieces(), b"012"),
     ):
         function = partial(task if kind == "task" else lambda request, record: records(record), record=record)
-        assert b"".join([chunk async for chunk in Call(function).gathered(REQUEST, heap)]) == expected
+        assert b"".join([chunk async for chunk in Call(function).gathered(REQUEST, buffer)]) == expected
 
 
 @pytest.mark.gen_test
@@ -329,8 +329,8 @@ async def test_whatever_it_raises_fails_its_stream_alone(
 
     seen: list[int] = []
     with pytest.raises(RuntimeError) as caught:  # noqa: PT012, what came before counts
-        async for heap in Call(locals()[kind]).gathered(REQUEST, Items()):
-            seen += heap
+        async for buffer in Call(locals()[kind]).gathered(REQUEST, Items()):
+            seen += buffer
     cause = caught.value
     while isinstance(cause.__cause__, BaseException) and type(cause) is RuntimeError:
         cause = cause.__cause__  # type: ignore[assignment]
@@ -353,15 +353,15 @@ async def test_an_error_arrives_behind_the_items_before_it(kind: str) -> None:
 
     seen = []
     with pytest.raises(NotFound, match="the file has gone") as caught:  # noqa: PT012
-        async for heap in Call(locals()[kind]).gathered(REQUEST, Items()):
-            seen.append(heap)
+        async for buffer in Call(locals()[kind]).gathered(REQUEST, Items()):
+            seen.append(buffer)
     assert seen == [[1]]
     assert caught.traceback[-1].name == kind
 
 
 @pytest.mark.parametrize("kind", ["task", "thread"])
 @pytest.mark.gen_test
-async def test_an_item_that_the_heap_refuses_fails_it(kind: str) -> None:
+async def test_an_item_that_the_buffer_refuses_fails_it(kind: str) -> None:
     """And closes the generator."""
     closed = []
 
@@ -420,7 +420,7 @@ async def test_a_time_out_that_runs_out_while_its_client_is_slow(wrapped: bool) 
     async with aclosing(Call(function).gathered(REQUEST, Items(1))) as taken:
         assert await anext(taken) == ["a"]
         await asyncio.sleep(0.05)
-        rest = [item for heap in [heap async for heap in taken] for item in heap]
+        rest = [item for buffer in [buffer async for buffer in taken] for item in buffer]
     assert set(rest[:-1]) <= {"a"}
     assert rest[-1] == "it is over"
 
@@ -457,7 +457,7 @@ async def test_a_time_out_that_it_leaves_for_is_its_end() -> None:
     async with aclosing(Call(timed).gathered(REQUEST, Items(1))) as taken:
         await anext(taken)
         await asyncio.sleep(0.05)
-        assert {item for heap in [heap async for heap in taken] for item in heap} <= {"a"}
+        assert {item for buffer in [buffer async for buffer in taken] for item in buffer} <= {"a"}
 
 
 @pytest.mark.gen_test

@@ -1,4 +1,4 @@
-"""A heap for tests, and what it makes of a function's items."""
+"""A buffer for tests, and what it makes of a function's items."""
 
 from collections.abc import Callable
 from contextlib import aclosing
@@ -6,13 +6,13 @@ from typing import Any
 
 from media.functions import Call
 from media.generated import StreamRequest
-from media.producing import HEAP_BYTES
+from media.producing import BUFFER_BYTES
 
 REQUEST = StreamRequest()
 
 
 class Items:
-    """A heap that keeps what it is given; full at `most`."""
+    """A buffer that keeps what it is given; full at `most`."""
 
     def __init__(self, most: int = 1000) -> None:
         self.items: list[Any] = []
@@ -21,7 +21,7 @@ class Items:
     def add(self, item: Any) -> int:
         """One more."""
         self.items.append(item)
-        return HEAP_BYTES if len(self.items) >= self.most else 0
+        return BUFFER_BYTES if len(self.items) >= self.most else 0
 
     def take(self) -> list[list[Any]]:
         """As one, to be seen how they were gathered."""
@@ -32,4 +32,4 @@ class Items:
 async def all_of(function: Callable[..., Any], request: StreamRequest = REQUEST) -> list[Any]:
     """The items, as they were gathered, joined."""
     async with aclosing(Call(function).gathered(request, Items())) as taken:
-        return [item for heap in [heap async for heap in taken] for item in heap]
+        return [item for buffer in [buffer async for buffer in taken] for item in buffer]
