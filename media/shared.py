@@ -173,11 +173,11 @@ class Runs:
         }
 
     async def close(self, seconds: float = 1.0) -> None:
-        """End all of them. Their generators have so long to close."""
+        """End all of them: who waits for a first item is told so. Their generators have so long to close."""
         for run in tuple(self._runs.values()):
             if self.detached and run.state == "running":
                 log.warning("%s: the job is cancelled, for the server ends", run.label)
-            self._drop(run, SourceBroken("the server ends"))
+            self._drop(run, Busy("The server is shutting down."))
         if self._closing:
             _, left = await asyncio.wait(self._closing, timeout=seconds)
             if left:

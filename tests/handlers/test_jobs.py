@@ -302,3 +302,22 @@ async def test_a_server_that_drains_starts_nothing(tmp_path: Path) -> None:
         assert (await post(server, "job")).status == 503
         assert (await server.exchange(asked())).whole
     assert function.requests == []
+
+
+@pytest.mark.gen_test
+async def test_who_waits_for_a_first_item_when_the_server_drains(
+    tmp_path: Path, expect_log: ExpectLog
+) -> None:
+    """It is no fault of what the stream is made from: who asks again soon is answered."""
+    expect_log("millrace.shared", WARNING, "/stream/job: the job is cancelled, for the server ends")
+    expect_log("millrace", WARNING, "503: Busy: The server is shutting down.")
+    watched, job = Function(), Function()
+    streams = {"s": shared(watched), "job": shared(job, detached=True)}
+    async with serving(tmp_path, scan=False, channels=streams) as server:
+        waiting = [asyncio.create_task(server.exchange(asked())), asyncio.create_task(post(server, "job"))]
+        await eventually(lambda: watched.running and job.running)
+        server.resources.delivery.open_streams.drain()
+        await server.resources.end_runs(5)
+        for response in await asyncio.gather(*waiting):
+            assert (response.status, response.headers["Retry-After"]) == (503, "1")
+            assert b"shutting down" in response.body
