@@ -9,6 +9,7 @@ counterpart in Python comes as the text that PostgreSQL itself writes, and nothi
 - An array is a list, a row of its own a record.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -43,6 +44,9 @@ _TYPES: Mapping[str, type] = {
 _ENDS_OF_DAYS = {"infinity": 2**31 - 1, "-infinity": -(2**31)}
 _ENDS_OF_TIME = {"infinity": 2**63 - 1, "-infinity": -(2**63)}
 _DAYS_OF_400_YEARS = 146_097
+_DAY_MICROSECONDS = 86_400_000_000
+_FAR_DAY = re.compile(r"([+-][0-9]{4,6})-([0-9]{2}-[0-9]{2})(?:T(.+))?")
+_INTERVAL = re.compile(r"P(?:(-?[0-9]+)M)?(?:(-?[0-9]+)D)?T(-?[0-9]+(?:\.[0-9]{1,6})?)S")
 _DAY = timedelta(days=1)
 _EPOCH = datetime(2000, 1, 1)
 _EPOCH_UTC = _EPOCH.replace(tzinfo=UTC)
@@ -62,6 +66,13 @@ def types_of(parameters: Mapping[str, Any]) -> dict[str, type]:
     return {name: _TYPES.get(found.name, str) for name, found in parameters.items()}
 
 
+def can_be_far(text: str, kind: type) -> bool:
+    """Whether a text can be what is written here of a date or time that Python has no value for."""
+    if not issubclass(kind, date | time):
+        return False
+    return text in _ENDS_OF_DAYS or text.startswith("24:") or _FAR_DAY.fullmatch(text) is not None
+
+
 def prepare(connection: Any, record: object) -> None:
     """Have asyncpg give values as above. For SQLAlchemy's event `connect`; sends nothing."""
     connection.run_async(_prepare)
@@ -74,7 +85,7 @@ async def _prepare(driver: Any) -> None:
     for name in AS_TEXT:
         await codec(name, str, str, "text")
     for name in ("json", "jsonb"):
-        await codec(name, str, _json, "text")
+        await codec(name, _json_told, _json, "text")
     await codec("float4", str, float, "text")  # else 0.1 is 0.10000000149011612
     await codec("date", _date_told, _date, "tuple")
     await codec("timestamp", _moment_told(_EPOCH), _moment(_EPOCH), "tuple")
@@ -101,6 +112,10 @@ def _json(text: str) -> orjson.Fragment:
     return orjson.Fragment(text.replace("\n", " ").replace("\r", " "))
 
 
+def _json_told(value: Any) -> str:
+    return orjson.dumps(value).decode() if isinstance(value, orjson.Fragment) else str(value)
+
+
 def _date(told: tuple[int]) -> date | _Far:
     try:
         return _EPOCH_DAY + timedelta(days=told[0])
@@ -113,6 +128,8 @@ def _date_told(value: Any) -> tuple[int, ...]:
         return value.told
     if value in _ENDS_OF_DAYS:
         return (_ENDS_OF_DAYS[value],)
+    if isinstance(value, str) and (far := _FAR_DAY.fullmatch(value)):
+        return (_far_days(far),)
     day = date.fromisoformat(value) if isinstance(value, str) else value
     return ((day - _EPOCH_DAY).days,)
 
@@ -136,6 +153,8 @@ def _moment_told(epoch: datetime) -> Callable[[Any], tuple[int, ...]]:
             return value.told
         if value in _ENDS_OF_TIME:
             return (_ENDS_OF_TIME[value],)
+        if isinstance(value, str) and (far := _FAR_DAY.fullmatch(value)):
+            return (_far_days(far) * _DAY_MICROSECONDS + _time_told(far[3] or "00:00")[0],)
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         if epoch.tzinfo is not None and moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
@@ -157,9 +176,15 @@ def _far_day(days: int) -> str:
     return f"{day.year + 400 * cycles:+05d}-{day:%m-%d}"
 
 
+def _far_days(far: re.Match[str]) -> int:
+    cycles, year = divmod(int(far[1]) - 1, 400)
+    day = date.fromisoformat(f"{year + 1:04}-{far[2]}")
+    return (day - _EPOCH_DAY).days + cycles * _DAYS_OF_400_YEARS
+
+
 def _time(told: tuple[int]) -> time | _Far:
     at = (_EPOCH + timedelta(microseconds=told[0])).time()
-    return at if told[0] < 86_400_000_000 else _far("24" + at.isoformat()[2:], told)
+    return at if told[0] < _DAY_MICROSECONDS else _far("24" + at.isoformat()[2:], told)
 
 
 def _time_with_zone(told: tuple[int, int]) -> _Far:
@@ -172,15 +197,23 @@ def _time_with_zone(told: tuple[int, int]) -> _Far:
 def _time_told(value: Any) -> tuple[int, ...]:
     if isinstance(value, _Far):
         return value.told
-    at = time.fromisoformat(value) if isinstance(value, str) else value
-    since = timedelta(hours=at.hour, minutes=at.minute, seconds=at.second, microseconds=at.microsecond)
+    at, days = _time_of(value)
+    since = timedelta(days, hours=at.hour, minutes=at.minute, seconds=at.second, microseconds=at.microsecond)
     return (since // timedelta(microseconds=1),)
+
+
+def _time_of(value: Any) -> tuple[time, int]:
+    """A time, and whether it is that of the next day: 24:00."""
+    if not isinstance(value, str):
+        return value, 0
+    next_day = value.startswith("24:")
+    return time.fromisoformat("00" + value[2:] if next_day else value), int(next_day)
 
 
 def _time_with_zone_told(value: Any) -> tuple[int, ...]:
     if isinstance(value, _Far):
         return value.told
-    at = time.fromisoformat(value) if isinstance(value, str) else value
+    at, _ = _time_of(value)
     offset = at.utcoffset() or timedelta()
     return (*_time_told(at), -offset // timedelta(seconds=1))
 
@@ -195,6 +228,8 @@ def _interval(told: tuple[int, ...]) -> _Far:
 def _interval_told(value: Any) -> tuple[int, ...]:
     if isinstance(value, _Far):
         return value.told
+    if isinstance(value, str) and (found := _INTERVAL.fullmatch(value)):
+        return int(found[1] or 0), int(found[2] or 0), int(Decimal(found[3]).scaleb(6))
     return 0, value.days, value.seconds * 1_000_000 + value.microseconds
 
 

@@ -51,20 +51,23 @@ OURS = frozenset(
         "report-to",
         "reporting-endpoints",
         "server",
+        "service-worker-allowed",
         "set-cookie",
         "set-cookie2",
         "strict-transport-security",
         "x-content-type-options",
         "x-request-id",
-        "x-sendfile",
     }
 )
 """What another server may not say in our name, or what would come to nothing: no cookie ever goes back."""
 
 _OURS_PREFIXES = (
     "access-control-",
-    "x-accel-",
-)  # the second would have an nginx in front send files of its own
+    *("x-accel-", "x-lighttpd-", "x-litespeed-", "x-reproxy-", "x-sendfile"),
+)  # with those a proxy in front, such as nginx, would send files of its own
+
+MOST_LENGTH = 2**63 - 1
+"""Who cannot count further takes such a body for one that ends with its connection, and so for whole."""
 
 ID_BYTES = 4096
 """The longest Last-Event-ID that is sent for many: with one that is refused, none of them would get on."""
@@ -110,7 +113,7 @@ def passed_headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     Written as `Content-Type`; those that stand there several times are joined (RFC 9110 §5.3).
 
     Raises:
-        SourceBroken: a value has a control character.
+        SourceBroken: a value has a control character, or no client can count so far.
     """
     pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
     connection = {
@@ -127,6 +130,8 @@ def passed_headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
             raise SourceBroken(f"the header {name} has a control character")
         name = name.title()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if int(headers.get("Content-Length", 0)) > MOST_LENGTH:
+        raise SourceBroken("the length is more than there can be")
     return headers
 
 

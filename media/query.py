@@ -13,14 +13,15 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from itertools import islice
 from operator import eq
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AllowInfNan, TypeAdapter, ValidationError
 from sqlalchemy import Executable, bindparam, column, func, literal_column, select, text
 from sqlalchemy.sql.elements import quoted_name
 
 from media.connection import Bound, Page, Reader, database
+from media.fields import can_be_far
 from media.source import BadParameter
 
 PAGE_ROWS = 500
@@ -37,7 +38,9 @@ PART_ROWS = 500
 """What is made of a page on the loop is made of so many rows at a time: a millisecond."""
 
 _KEYS: dict[type, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (bool, int, float, str, Decimal, datetime, date, time, UUID)
+    **{kind: TypeAdapter(kind) for kind in (bool, int, float, str)},
+    Decimal: TypeAdapter(Annotated[Decimal, AllowInfNan()]),
+    **{kind: TypeAdapter(kind) for kind in (datetime, date, time, UUID)},
 }
 """What reads a key that is given as text; the narrower types before the wider."""
 
@@ -197,6 +200,8 @@ class Query:
         kind = next((kind for kind in _KEYS if isinstance(first, kind)), None)
         if kind is None:
             raise BadParameter("after cannot be given: the key of these rows is no plain value")
+        if can_be_far(key, kind):
+            return key  # as the text that it was sent as
         try:
             return _KEYS[kind].validate_python(key)
         except ValidationError:

@@ -212,7 +212,7 @@ class First:
     async def chunks(self) -> ByteChunks:
         growing, told = self._growing, b""
         await growing.started()
-        if self._file is None:
+        if self._file is None and not self._kept():
             if growing.file is None:  # whatever it will be, it is all new
                 self._join(growing.window.newest)
                 return
@@ -232,23 +232,28 @@ class First:
         if told:
             yield told
 
+    def _kept(self) -> bool:
+        """Whether the place that the client came back for is kept, of a file that has gone, too; go there."""
+        position, mark = self._seen or (0, "")
+        for block in reversed(self._growing.window.blocks):
+            if mark and block.run.has(position, mark):
+                self._file, self._position = block.file, position
+                self._before = block.run.behind(position).before
+                return True
+        return False
+
     async def _begin(self, file: Generation) -> bytes:
         """Find the client's place. Gives what it is told where that is not the one that it came back for."""
         self._file = file
         if self._seen is not None:
-            return await self._resume(file, *self._seen)
+            return await self._resumed(file, *self._seen)
         if self._lines is not None:
             position, lines = self._growing.window.back(file, self._lines)
             self._position = await lines_back(file.descriptor, position, lines) if lines else position
             self._before = await before(file.descriptor, self._position)
         return b""
 
-    async def _resume(self, file: Generation, position: int, mark: str) -> bytes:
-        for block in reversed(self._growing.window.blocks):  # what is kept may be of a file that has gone
-            if mark and block.run.has(position, mark):
-                self._file, self._position = block.file, position
-                self._before = block.run.behind(position).before
-                return b""
+    async def _resumed(self, file: Generation, position: int, mark: str) -> bytes:
         if position <= os.fstat(file.descriptor).st_size:
             there = await before(file.descriptor, position)
             if not mark or mark_of(there, file.inode) == mark:

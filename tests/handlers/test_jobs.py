@@ -1,5 +1,6 @@
 """Jobs over HTTP: who starts and ends them, and what is said of them."""
 
+import asyncio
 import json
 from contextlib import AsyncExitStack
 from pathlib import Path

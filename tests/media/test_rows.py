@@ -217,6 +217,19 @@ KEYS: dict[str, tuple[str, list[str]]] = {
         ["-infinity"],
     ),
     "inet": ("inet '10.0.0.0' + n", ["10.0.0.1"]),
+    "nan": (
+        "CASE n WHEN 1 THEN '-Infinity' WHEN 23 THEN 'Infinity' WHEN 24 THEN 'NaN' ELSE n::numeric END",
+        ["-Infinity"],
+    ),
+    "far_date": ("date '0013-01-01 BC' + n * interval '1000 years'", ["0988-01-01T00:00:00"]),
+    "before_christ": ("date '4001-02-28 BC' + n", ["-4000-02-29"]),
+    "ends_of_time": (
+        "CASE n WHEN 1 THEN timestamptz '4713-01-01 12:00:01.5Z BC' WHEN 24 THEN 'infinity'"
+        " ELSE timestamptz '9999-01-01Z' + n * interval '1 month 1 s' END",
+        ["-4712-01-01T12:00:01.500000+00:00"],
+    ),
+    "ends_of_days": ("CASE n WHEN 24 THEN time '24:00' ELSE time '00:00' + n * interval '1 hour' END", []),
+    "interval": ("n * interval '1 month 2 days -3.25 s'", ["P1M2DT-3.25S"]),
 }  # fmt: skip
 
 
@@ -239,6 +252,14 @@ async def test_keys_of_every_type(name: str, small_pages: None, postgresql: Post
         assert list(csv.reader(io.StringIO(rest.decode(), newline=""))) == [
             [key] for key in keys[place + 1 :]
         ]
+
+
+@pytest.mark.gen_test
+async def test_a_key_that_is_json(small_pages: None, postgresql: PostgreSQL) -> None:
+    """Pages go by it, too."""
+    select = "SELECT to_jsonb(n) AS k FROM generate_series(1, 24) AS n"
+    whole = await body_of(rows(postgresql.url, select, key="k"), "csv")
+    assert whole.split() == [b"k", *(b"%d" % n for n in range(1, 25))]
 
 
 @pytest.mark.gen_test

@@ -182,6 +182,28 @@ async def test_resumed_in_the_file_before(log: Path) -> None:
 
 
 @pytest.mark.gen_test
+async def test_resumed_in_a_file_that_has_gone(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none in its place yet: the rest of it comes at once, where somebody else follows."""
+    monkeypatch.setattr("media.growing.GONE_SECONDS", 0.0)
+    monkeypatch.setattr("media.growing.POLL_SECONDS", 0.02)
+    async with following(log, lines=1) as other:
+        await eventually(lambda: other.lines)
+        last_id = other.events[-1].id
+        append(log, "rest\n")
+        await other.until("rest")
+        growing = read_of(log)
+        delete(log)
+        await eventually(lambda: growing.file is None)
+        async with following(log, last_id) as client:
+            await client.until("rest")
+            append(log, "new\n")
+            await client.until("new")
+            assert [(event.event, event.data) for event in client.events] == [
+                ("message", "rest"), ("rotated", '{"cause":"replaced"}'), ("message", "new"),
+            ]  # fmt: skip
+
+
+@pytest.mark.gen_test
 async def test_a_plain_number_is_a_place_in_the_file(log: Path) -> None:
     """As the events of a file that is not followed have it; in a line, too, or in one that is not ended."""
     length = len(content(log))

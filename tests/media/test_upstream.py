@@ -88,6 +88,7 @@ BROKEN_STARTS: Mapping[str, Answer] = {
     "malformed_header": saying(OK + b"no colon\r\n\r\n"),
     "control_character": saying(OK + b"X: a\x01b\r\n\r\n"),
     "gigantic_headers": saying(OK, *[b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(1000)]),
+    "endless_length": saying(OK + b"Content-Length: %d\r\n\r\nab" % 2**63),
     "two_lengths": saying(OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
     "no_length": saying(OK + b"Content-Length: -1\r\n\r\n"),
     "unknown_coding": saying(OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
