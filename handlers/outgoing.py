@@ -161,8 +161,14 @@ def reset(stream: IOStream, why: ClientStalled | None = None) -> None:
     Args:
         why: is the stream's error from then on.
     """
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    close_by_reset(stream, True)
     stream.close(exc_info=why or False)
+
+
+def close_by_reset(stream: IOStream, yes: bool) -> None:
+    """Have closing `stream` be a reset from now on, or not. The end of the process, too, is a closing."""
+    if not stream.closed():
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", yes, 0))
 
 
 def _sendfile(to: socket.socket, descriptor: int, start: int, length: int) -> int:

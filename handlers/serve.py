@@ -21,7 +21,7 @@ from handlers import conditional
 from handlers.coding import Coder, can_be_coded
 from handlers.delivery import StreamResource, refuse_too_many
 from handlers.open_streams import Outcome
-from handlers.outgoing import reset
+from handlers.outgoing import close_by_reset
 from handlers.pump import Pump
 from handlers.resource import FAILED, Problem, Resource, causes, problem_of
 from media.records import sse_event, sse_retry
@@ -72,6 +72,7 @@ async def serve(response: StreamResource, source: Source, *, attachment: str = "
             await source.__aexit__(None, None, None)
     except (Exception, asyncio.CancelledError) as error:
         if not pump.begun or response.ended:
+            close_by_reset(response.connection.stream, False)  # what is said now has a length
             raise
         # Left to itself Tornado would finish the body here, as if it were whole.
         await _break_off(response, pump, error)
@@ -229,6 +230,9 @@ def _frame(response: StreamResource, body: Body, headers: Mapping[str, str]) -> 
         # A 1.0 client that asks for keep-alive would get it from Tornado, and wait for ever for the end.
         response.request.headers.pop("Connection", None)
     response.close_delimited |= response.unframed
+    if response.close_delimited:
+        # There an end looks like success. A reset does not, and a process that is killed leaves one, too.
+        close_by_reset(response.connection.stream, True)
     # What another server has cut may end in the middle of an event, where no word of ours may stand.
     response.is_events = body.passed is None and body.facts.media_type == "text/event-stream"
 
@@ -254,6 +258,7 @@ async def _conclude(response: StreamResource, pump: Pump, body: Body, outcome: O
     whole = outcome is Outcome.COMPLETE
     if whole and response.close_delimited:
         await pump.farewell()
+        close_by_reset(response.connection.stream, False)
     _end(response, pump, whole=whole)
 
 
@@ -297,12 +302,7 @@ def _end(response: StreamResource, pump: Pump, *, whole: bool) -> None:
     response.outcome = pump.outcome or Outcome.COMPLETE
     response.body_bytes, response.first_byte_seconds = pump.sent_bytes, pump.first_byte_seconds
     stream = response.connection.stream
-    if not whole and not stream.closed():
-        # Without a length and without chunks an end looks like success: there a reset says what happened.
-        if response.close_delimited:
-            reset(stream)
-        stream.close()
-    elif response.unframed:
+    if not whole or response.unframed:
         stream.close()
     response.finish()
     if response.close_delimited:
