@@ -42,6 +42,7 @@ class JobResource(PublishResource):
             self.body = self.arguments = _Arguments(
                 self.media_type(MEDIA_TYPES, _RIGHT_TYPES), self.max_event
             )
+            self.refuse_length()
 
     async def post(self, name: str) -> None:
         if self.refused_at:

@@ -123,6 +123,14 @@ class PublishResource(Resource):
             self._begin_lines(channel, event)
             return
         self.body = _OneEvent(channel, event, self.max_event, json=media_type != "text/plain")
+        self.refuse_length()
+
+    def refuse_length(self) -> None:
+        """Before a body comes that is to be held whole.
+
+        Raises:
+            Problem: it says of itself that it is too large.
+        """
         length = self.request.headers.get("Content-Length", "")
         if length.isdigit() and int(length) > self.max_event:
             raise too_large(self.max_event)

@@ -28,7 +28,7 @@ from tests.handlers.running import (
     following,
     post,
 )
-from tests.serving import eventually, serving
+from tests.serving import Response, eventually, serving
 
 
 @pytest.mark.gen_test
@@ -322,3 +322,19 @@ async def test_who_waits_for_a_first_item_when_the_server_drains(
         for response in await asyncio.gather(*waiting):
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
             assert b"shutting down" in response.body
+
+
+@pytest.mark.gen_test
+async def test_arguments_that_say_that_they_are_too_large(tmp_path: Path) -> None:
+    """Who waits for 100 (Continue) is told before they come."""
+    async with (
+        serving(tmp_path, scan=False, channels={"s": shared(count, detached=True)}) as server,
+        server.connect(
+            asked(
+                method="POST",
+                **{"Content-Type": FORM, "Content-Length": "65537", "Expect": "100-continue"},
+            )
+        ) as client,
+    ):
+        response = Response.parsed((await client.rest())[0])
+    assert (response.status, response.headers["Connection"]) == (413, "close")
