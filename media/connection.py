@@ -111,10 +111,9 @@ def database(address: str) -> Database:
         raise ValueError(f"the driver of {url.drivername} is not asynchronous: give {right}") from None
 
 
-# --- SQLite, in worker threads ---
-
-
 class _Threads:
+    """SQLite, read in worker threads."""
+
     in_threads = True
 
     def __init__(self, url: URL) -> None:
@@ -138,6 +137,8 @@ class _Threads:
 
 
 class _InThread:
+    """A connection to it."""
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
@@ -171,10 +172,9 @@ def _read_only(url: URL) -> URL:
     )
 
 
-# --- any other, on the loop ---
-
-
 class _Loop:
+    """Any other, read on the loop by its asynchronous driver."""
+
     in_threads = False
 
     def __init__(self, url: URL) -> None:
@@ -214,6 +214,8 @@ class _Loop:
 
 
 class _OnLoop:
+    """A connection to it."""
+
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 

@@ -146,29 +146,41 @@ def generated(
     if media_type is not None and "/" not in media_type:
         raise ValueError(f'media_type must be such as text/plain, not "{media_type}"')
 
-    @asynccontextmanager
-    async def open_(request: StreamRequest, form: Format | None) -> AsyncGenerator[Body, None]:
-        if form is None:
-            assert media_type is not None
-            pieces = call.gathered(request, Pieces())
-            yield Body(Facts(media_type, live=live), chunks=lambda: pieces)
-            return
-        if not live:
-            refuse_if_ended(request, form)
-        facts = Facts(form.media_type, live=live, heartbeat=heartbeat(form, request))
-        encoder = form.encoder(())
-        chunks = call.gathered(request, Encoded(encoder))
-
-        def ending() -> bytes:
-            # With the items that nobody has taken yet. Who follows events comes back: that is no end of them.
-            return encoder.take() + (b"" if form.name == "sse" else encoder.end())
-
-        yield Body(facts, chunks=lambda: encoded(chunks, encoder), ending=ending)
+    def open_(request: StreamRequest, form: Format | None) -> Source:
+        if media_type is not None:
+            return _as_it_is(call, request, media_type, live)
+        assert form is not None
+        return _in_format(call, request, form, live)
 
     formats = () if media_type else formats_from(first)
     return Stream(
         title or call.title, open_, formats, media_type=media_type, live=live, parameters=call.parameters
     )
+
+
+@asynccontextmanager
+async def _as_it_is(
+    call: Call, request: StreamRequest, media_type: str, live: bool
+) -> AsyncGenerator[Body, None]:
+    pieces = call.gathered(request, Pieces())
+    yield Body(Facts(media_type, live=live), chunks=lambda: pieces)
+
+
+@asynccontextmanager
+async def _in_format(
+    call: Call, request: StreamRequest, form: Format, live: bool
+) -> AsyncGenerator[Body, None]:
+    if not live:
+        refuse_if_ended(request, form)
+    facts = Facts(form.media_type, live=live, heartbeat=heartbeat(form, request))
+    encoder = form.encoder(())
+    chunks = call.gathered(request, Encoded(encoder))
+
+    def ending() -> bytes:
+        # With the items that nobody has taken yet. Who follows events comes back: that is no end of them.
+        return encoder.take() + (b"" if form.name == "sse" else encoder.end())
+
+    yield Body(facts, chunks=lambda: encoded(chunks, encoder), ending=ending)
 
 
 def refuse_if_ended(request: StreamRequest, form: Format) -> None:

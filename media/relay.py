@@ -25,7 +25,7 @@ from media.hops import can_be_told, passed_headers
 from media.records import END_ID, Event, Format, Json
 from media.runs import GAP
 from media.shared import shared as shared_stream
-from media.source import BadParameter, Body, Facts, Passed, SourceBroken, SourceError
+from media.source import BadParameter, Body, Facts, Passed, Source, SourceBroken, SourceError
 from media.upstream import Asking, Upstream
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ def relay(
         idle_seconds=idle_seconds,
         connections=connections,
     )
-
     title = title or f"What {urlsplit(url).hostname} sends"
     if shared:
         if len(args) > 1 or sent_on:
@@ -96,16 +95,22 @@ def relay(
             )
         return shared_stream(partial(_items, upstream), title=title, key=args[0] if args else None)
 
-    @asynccontextmanager
-    async def open_(request: StreamRequest, form: Format | None) -> AsyncGenerator[Body, None]:
-        asking = Asking(upstream, request)
-        try:
-            yield _body(asking, await asking.answer(), request, live, idle_seconds)
-        finally:
-            await asking.leave()
+    def open_(request: StreamRequest, form: Format | None) -> Source:
+        return _passed_on(upstream, request, live, idle_seconds)
 
     listed = tuple({"name": name, "required": False} for name in args)
     return Stream(title, open_, live=live, parameters=listed)
+
+
+@asynccontextmanager
+async def _passed_on(
+    upstream: Upstream, request: StreamRequest, live: bool, idle_seconds: float
+) -> AsyncGenerator[Body, None]:
+    asking = Asking(upstream, request)
+    try:
+        yield _body(asking, await asking.answer(), request, live, idle_seconds)
+    finally:
+        await asking.leave()
 
 
 def _body(
