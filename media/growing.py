@@ -89,12 +89,14 @@ class Growing:
 
     async def stopped(self) -> None:
         """End the reading and close the file."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait({self._reader})
-        self._close_file()
-        self._watch_empty(None)
-        self._unwatch(self._folder_watch)
+        try:
+            if self._reader is not None:
+                self._reader.cancel()
+                await asyncio.wait({self._reader})
+        finally:  # also where who waits is cancelled once more
+            self._close_file()
+            self._watch_empty(None)
+            self._unwatch(self._folder_watch)
 
     def wake(self, names: bool = True) -> None:
         """Have it looked at now; `names`: also whether another file has the name."""

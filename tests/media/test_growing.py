@@ -221,3 +221,18 @@ async def test_a_disk_that_fails_is_asked_again(
         append(log, "well again\n")
         await client.until("well again")
         assert client.lines == ["one", "two", "0", "1", "2", "well again"]
+
+
+@pytest.mark.gen_test
+async def test_cancelled_while_it_is_closed(log: Path) -> None:
+    """The file and the watches are closed all the same."""
+    before = descriptors()
+    growing = growing_files().hold(None, str(log))
+    await growing.started()
+    releasing = asyncio.create_task(growing_files().release(growing))
+    await asyncio.sleep(0)
+    releasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await releasing
+    assert growing.file is None
+    assert descriptors() == before
