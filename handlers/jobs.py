@@ -1,5 +1,6 @@
 """POST and DELETE of /stream/NAME where NAME is a job: start it, end it (`media/shared.py`)."""
 
+import json
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -13,6 +14,7 @@ from handlers.stream import ALLOW_OF_CHANNEL, stream_request
 from media.parameters import flag
 from media.shared import Runs
 from media.source import BadParameter, SourceError
+from media.values import to_json
 
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
@@ -101,13 +103,13 @@ class _Arguments(WholeBody):
 def _members(data: bytes) -> dict[str, str]:
     """Those of a JSON object: text as it is, null left out, anything else as its JSON."""
     try:
-        members = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
+        members = json.loads(data)  # not orjson: it rounds integers over 64 bits
+    except (ValueError, RecursionError) as error:
         raise BadParameter("the body must be one object of JSON, in UTF-8") from error
     if not isinstance(members, dict):
         raise BadParameter("the body must be an object of JSON, its members the parameters")
     return {
-        name: value if isinstance(value, str) else orjson.dumps(value).decode()
+        name: value if isinstance(value, str) else to_json(value).decode()
         for name, value in members.items()
         if value is not None
     }

@@ -53,6 +53,9 @@ AHEAD_SECONDS = 0.002
 JOINED_SECONDS = 0.005
 """What a thread makes within it goes together."""
 
+LOCK_SECONDS = 0.001
+"""How often a lock is asked for while a thread writes an item."""
+
 MOST_THREADS = 256
 """Generators that are not async, at once; one that blocks for long after its client has left counts too."""
 
@@ -106,7 +109,7 @@ async def _taken(producer: "_Task | _Thread", buffer: Buffer[T]) -> AsyncGenerat
     try:
         while True:
             ended = await producer.news()
-            for taken in producer.take():
+            for taken in await producer.take():
                 yield taken
             if not ended:
                 continue
@@ -202,7 +205,7 @@ class _Task:
             await self._news
         return self._ended
 
-    def take(self) -> Sequence[Any]:
+    async def take(self) -> Sequence[Any]:
         """What there is; the generator goes on."""
         taken = self._buffer.take()
         self._fresh = self._ended
@@ -303,22 +306,31 @@ class _Thread:
         await self._news.wait()
         return self._ended
 
-    def take(self) -> Sequence[Any]:
+    async def take(self) -> Sequence[Any]:
         """What there is; the generator goes on."""
-        with self._changed:
+        await self._locked()
+        try:
             taken = self._buffer.take()
             self._told = False
             self._taken_at = self._loop.time()
             if not self._ended:
                 self._news.clear()
             self._changed.notify()
+        finally:
+            self._lock.release()
         return taken
 
     async def stop(self) -> None:
         """Have it closed at its next item. It is not waited for: a thread may block for long."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
+        self._stopped = True
+        await self._locked()  # an item that is being written is whole before anybody takes the last
+        self._changed.notify()
+        self._lock.release()
+
+    async def _locked(self) -> None:
+        """Have the lock. The loop goes on meanwhile: a mapping of a user's may be slow to be read."""
+        while not self._lock.acquire(blocking=False):  # noqa: ASYNC110, a thread's way would cost each item
+            await asyncio.sleep(LOCK_SECONDS)
 
 
 async def _opened(made: Callable[[], Any]) -> AsyncGenerator[Any, None]:

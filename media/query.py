@@ -22,7 +22,7 @@ from sqlalchemy.sql.elements import quoted_name
 
 from media.connection import Bound, Page, Reader, database
 from media.fields import can_be_far
-from media.source import BadParameter
+from media.source import BadParameter, SourceBroken
 
 PAGE_ROWS = 500
 """Rows a page, at most; of five columns, some 20 KB of CSV. With 2000 a small request beside it waited 18 ms
@@ -139,27 +139,30 @@ class Query:
         """
         part_rows = PAGE_ROWS if self._database.in_threads else PART_ROWS
 
+        limit = min(FIRST_ROWS, PAGE_ROWS)
+
         def made(page: Page) -> tuple[int, object, list[T] | Iterator[T]]:
-            last = _last_key(page, self.key) if page.rows else None
-            places = range(0, len(page.rows) or 1, part_rows)
-            parts = (render(Page(page.columns, page.rows[at : at + part_rows])) for at in places)
+            last = _last_key(page, self.key, limit) if page.rows else None
+            rows = page.rows[:limit]
+            places = range(0, len(rows) or 1, part_rows)
+            parts = (render(Page(page.columns, rows[at : at + part_rows])) for at in places)
             return len(page.rows), last, list(parts) if self._database.in_threads else parts
 
         async with self._database.connect() as reader:
-            limit = min(FIRST_ROWS, PAGE_ROWS)
             statement, bound = self._first, {**parameters, **self._before_first}
             if after is not None:
                 key = await self._key_from(reader, bound, after)
                 statement, bound = self._next, {**bound, self._after: key}
             while True:
-                count, last, parts = await reader.fetch(statement, {**bound, self._limit: limit}, made)
+                # One more than is rendered: it tells whether there is a next page, and how that begins.
+                count, last, parts = await reader.fetch(statement, {**bound, self._limit: limit + 1}, made)
                 size = 1
                 for part in parts:
                     size += len(part)
                     yield part
-                if count < limit:
+                if count <= limit:
                     return
-                limit = max(1, min(PAGE_ROWS, 5 * count, count * PAGE_BYTES // size))
+                limit = max(1, min(PAGE_ROWS, 5 * limit, limit * PAGE_BYTES // size))
                 statement, bound = self._next, {**bound, self._after: last}
 
     async def count(self, parameters: Mapping[str, object]) -> int:
@@ -216,23 +219,24 @@ def _escaped(found: re.Match[str]) -> str:
     return re.sub(r"(?<!\\):", r"\\:", found[0])
 
 
-def _last_key(page: Page, key: str) -> object:
-    """Where the next page begins.
+def _last_key(page: Page, key: str, limit: int) -> object:
+    """The key of the last of `limit` rows, behind which the next page begins.
 
     Where a page ended between two rows of one key the second would be left out, and the body would look
-    whole. So they are looked for within every page, for 40 ns a row; a column that has but one such pair, and
-    that at a page's end, still passes.
+    whole. So they are looked for, with the first row of the next page, for 40 ns a row.
 
     Raises:
-        ValueError: the column is no key.
+        SourceBroken: the column is no key.
     """
+    if key not in page.columns:
+        raise SourceBroken(f"the query has no column {key!r}: its columns are {', '.join(page.columns)}")
     at = page.columns.index(key)
     keys = [row[at] for row in page.rows]
-    if keys[-1] is None:
-        raise ValueError(f"a row's {key!r} is NULL: no page can begin behind it")
+    if None in (keys[0], keys[-1]):
+        raise SourceBroken(f"a row's {key!r} is NULL: no page can begin behind it")
     if any(map(eq, keys, islice(keys, 1, None))):
-        raise ValueError(f"two rows have the same {key!r}: it must be unique, or rows would be left out")
-    return keys[-1]
+        raise SourceBroken(f"two rows have the same {key!r}: it must be unique, or rows would be left out")
+    return keys[limit - 1] if len(keys) > limit else keys[-1]
 
 
 def _first_of(page: Page, key: str) -> Any:

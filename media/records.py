@@ -190,6 +190,7 @@ class _Csv:
     def __init__(self, columns: tuple[str, ...]) -> None:
         self._buffer = bytearray()
         self._rows: list[tuple[object, ...]] = []  # fewer than TOGETHER_ROWS, not written yet
+        self._failure: TypeError | None = None  # to be raised behind the rows before it
         self._columns = columns
         self._values = _values_of(columns)
 
@@ -219,7 +220,13 @@ class _Csv:
         return len(self._buffer)
 
     def take(self) -> bytes:
-        self._write()
+        self.end()
+        try:
+            self._write()
+        except TypeError as error:
+            if not self._buffer:
+                raise
+            self._failure = error
         taken, self._buffer = bytes(self._buffer), bytearray()
         return taken
 
@@ -229,6 +236,8 @@ class _Csv:
         return self.take()
 
     def end(self) -> bytes:
+        if self._failure is not None:
+            raise self._failure
         return b""
 
     def _write(self) -> None:

@@ -217,7 +217,7 @@ class Runs:
         """A run in place of the one that there is, which is ended; it begins when that one is closed."""
         before = self._runs.get(key)
         if before is not None:
-            self._drop(before, NotFound("The job was started anew."))
+            self._drop(before, Busy("The job was started anew: ask for it again."))
         elif len(self._runs) >= MOST_RUNS:
             self._make_room()
         run = Run(self._call, request, key, self._history, self._released, before, from_first=self.detached)

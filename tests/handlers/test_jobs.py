@@ -147,7 +147,7 @@ async def test_a_job_is_started_once(
             await client.until(b"data: b\n\n")
             function.put("c")
             assert (await post(server, "s?again=1")).status == 202
-            expect_log("millrace.serve", WARNING, "broke off: NotFound")
+            expect_log("millrace.serve", WARNING, "broke off: Busy")
             response = await ended(client)
         assert not response.whole
         assert len(function.requests) == 3

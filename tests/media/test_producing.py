@@ -657,3 +657,32 @@ def test_a_loop_that_is_closed_under_a_thread() -> None:
     closing: Awaitable[None] = taken[0].aclose()
     with pytest.raises(StopIteration):
         closing.__await__().send(None)  # type: ignore[attr-defined]
+
+
+@pytest.mark.gen_test
+async def test_an_item_that_is_slow_to_be_written_holds_up_its_thread_alone() -> None:
+    """The loop goes on while a client leaves; what was being written is whole then."""
+    asked, may = threading.Event(), threading.Event()
+
+    class Slow(dict[str, int]):
+        def items(self) -> Any:
+            asked.set()
+            assert may.wait(10)
+            return super().items()
+
+    class Buffer(Items):
+        def add(self, item: Any) -> int:
+            return super().add(dict(item.items()))
+
+    buffer = Buffer()
+    taken = Call(lambda request: iter([Slow(n=1)])).gathered(REQUEST, buffer)
+    going = asyncio.ensure_future(anext(taken))
+    await asyncio.to_thread(asked.wait, 10)
+    going.cancel()
+    await asyncio.sleep(0.01)  # it waits for the item, and the loop for nobody
+    assert not going.done()
+    may.set()
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    await taken.aclose()
+    assert buffer.items == [{"n": 1}]

@@ -261,9 +261,10 @@ def test_a_record_without_csv_takes_none_with_it() -> None:
     for number in range(10):
         encoder.add({"v": number, "n": 1})
     encoder.add({"v": object(), "n": 1})
-    with pytest.raises(TypeError):
-        encoder.take()
     assert encoder.take().count(b"\r\n") == 10
+    for go_on in (encoder.take, encoder.end):
+        with pytest.raises(TypeError):
+            go_on()
 
 
 def test_halves_of_surrogate_pairs_never_break_a_stream() -> None:
