@@ -128,7 +128,9 @@ def test_an_export_that_breaks_again_and_again(
 
 def test_a_server_that_ends_in_the_middle(start: Starter, database: str, tmp_path: Path) -> None:
     """curl can tell, and another server goes on where it was."""
-    server = exporting(start, database, drain_seconds=0.1)
+    # More than the kernel holds: else the server is done with it before it ends.
+    query = f"SELECT {COLUMNS}, '{'x' * 200}' AS filling FROM orders"
+    server = exporting(start, database, query, drain_seconds=0.1)
     server.expect_log("broken off|broke off|cut")
     got = tmp_path / "got"
     command = [
@@ -144,7 +146,7 @@ def test_a_server_that_ends_in_the_middle(start: Starter, database: str, tmp_pat
         until(lambda: got.exists() and got.stat().st_size > 500_000, 20)
         server.signal(signal.SIGTERM)
         assert curl.wait(20) in (18, 56)
-    another = exporting(start, database)
+    another = exporting(start, database, query)
     joined = whole_rows(got.read_bytes())
     joined += another.get(f"/stream/orders.csv?after={last_key(joined)}")[1]
     assert joined == another.get("/stream/orders.csv")[1]
