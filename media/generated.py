@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from media.decoding import utf8
 from media.functions import Call, Function
 from media.parameters import flag
 from media.records import END_ID, FORMATS, Encoder, Format
@@ -102,7 +103,7 @@ class Pieces:
 
     def add(self, item: Any) -> int:
         if isinstance(item, str):
-            item = item.encode("utf-8", "replace")
+            item = utf8(item)
         elif not isinstance(item, bytes):
             if not isinstance(item, bytearray | memoryview):
                 raise TypeError(

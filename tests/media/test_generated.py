@@ -217,3 +217,16 @@ def test_a_stream_of_bytes_has_one_media_type() -> None:
     stream = generated(pieces, title="", media_type="audio/wav")
     assert stream.media_types == ["audio/wav"]
     assert stream.formats == ()
+
+
+@pytest.mark.gen_test
+async def test_text_under_a_media_type_is_utf_8() -> None:
+    """A lone half of a surrogate pair is what it is in every format."""
+
+    async def pieces(request: StreamRequest) -> AsyncGenerator[str, None]:
+        yield "바람\udc80"
+
+    stream = generated(pieces, title="", media_type="text/plain")
+    async with stream.open(StreamRequest(), None) as body:
+        received = b"".join([bytes(chunk) async for chunk in body.chunks()])
+    assert received == "바람\ufffd".encode()
