@@ -11,7 +11,6 @@ from media.records import FORMATS
 from media.source import Following, SourceBroken, SourceEnded, Watched
 from media.subscriptions import Channels
 from tests.media.channels import (
-    ROWS,
     drained,
     events_in,
     following_of,
@@ -21,13 +20,6 @@ from tests.media.channels import (
     publish,
     subscribed,
 )
-
-
-@pytest.fixture
-def channels() -> Channels:
-    """Three channels, nothing published."""
-    return Channels(ROWS)
-
 
 # --- positions ---
 

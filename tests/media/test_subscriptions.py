@@ -17,7 +17,6 @@ from media.parameters import BadParameter
 from media.source import Body
 from media.subscriptions import NAME, ChannelRow, Channels, channel
 from tests.media.channels import (
-    ROWS,
     following_of,
     get,
     id_of,
@@ -25,12 +24,6 @@ from tests.media.channels import (
     publish,
     subscribed,
 )
-
-
-@pytest.fixture
-def channels() -> Channels:
-    """Three channels, nothing published."""
-    return Channels(ROWS)
 
 
 async def answer(body: Body) -> dict[str, Any]:
