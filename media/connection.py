@@ -73,9 +73,6 @@ class Reader(Protocol):
 class Database(Protocol):
     """Where queries are read."""
 
-    in_threads: bool
-    """What is made of a page is made in a worker thread."""
-
     def connect(self) -> AbstractAsyncContextManager[Reader]:
         """A connection of its own.
 
@@ -113,8 +110,6 @@ def database(address: str) -> Database:
 
 class _Threads:
     """SQLite, read in worker threads."""
-
-    in_threads = True
 
     def __init__(self, url: URL) -> None:
         self._engine: Engine = create_engine(
@@ -174,8 +169,6 @@ def _read_only(url: URL) -> URL:
 
 class _Loop:
     """Any other, read on the loop by its asynchronous driver."""
-
-    in_threads = False
 
     def __init__(self, url: URL) -> None:
         arguments: dict[str, object] = {}

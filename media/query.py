@@ -7,7 +7,7 @@ against 4 MB without. Instead each page starts behind the last key of the page b
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sized
+from collections.abc import AsyncGenerator, Callable, Mapping, Sized
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -33,9 +33,6 @@ FIRST_ROWS = 100
 
 PAGE_BYTES = 1024 * 1024
 """About what a page becomes at most: rows of 100 KB come ten at a time."""
-
-PART_ROWS = 500
-"""What is made of a page on the loop is made of so many rows at a time: a millisecond."""
 
 _KEYS: dict[type, TypeAdapter[Any]] = {
     **{kind: TypeAdapter(kind) for kind in (bool, int, float, str)},
@@ -125,7 +122,7 @@ class Query:
     async def pages(
         self, parameters: Mapping[str, object], render: Callable[[Page], T], *, after: str | None = None
     ) -> AsyncGenerator[T, None]:
-        """What `render` makes of each page, or of each part of one; in a worker thread for SQLite.
+        """What `render` makes of each page; in a worker thread for SQLite.
 
         The first page may be empty, and so may the last.
 
@@ -137,16 +134,11 @@ class Query:
             SourceBroken: the database cannot be opened, or refuses the query.
             SourceBusy: it takes no more connections now.
         """
-        part_rows = PAGE_ROWS if self._database.in_threads else PART_ROWS
-
         limit = min(FIRST_ROWS, PAGE_ROWS)
 
-        def made(page: Page) -> tuple[int, object, list[T] | Iterator[T]]:
+        def made(page: Page) -> tuple[int, object, T]:
             last = _last_key(page, self.key, limit) if page.rows else None
-            rows = page.rows[:limit]
-            places = range(0, len(rows) or 1, part_rows)
-            parts = (render(Page(page.columns, rows[at : at + part_rows])) for at in places)
-            return len(page.rows), last, list(parts) if self._database.in_threads else parts
+            return len(page.rows), last, render(Page(page.columns, page.rows[:limit]))
 
         async with self._database.connect() as reader:
             statement, bound = self._first, {**parameters, **self._before_first}
@@ -155,14 +147,11 @@ class Query:
                 statement, bound = self._next, {**bound, self._after: key}
             while True:
                 # One more than is rendered: it tells whether there is a next page, and how that begins.
-                count, last, parts = await reader.fetch(statement, {**bound, self._limit: limit + 1}, made)
-                size = 1
-                for part in parts:
-                    size += len(part)
-                    yield part
+                count, last, rendered = await reader.fetch(statement, {**bound, self._limit: limit + 1}, made)
+                yield rendered
                 if count <= limit:
                     return
-                limit = max(1, min(PAGE_ROWS, 5 * limit, limit * PAGE_BYTES // size))
+                limit = max(1, min(PAGE_ROWS, 5 * limit, limit * PAGE_BYTES // (len(rendered) + 1)))
                 statement, bound = self._next, {**bound, self._after: last}
 
     async def count(self, parameters: Mapping[str, object]) -> int:

@@ -186,11 +186,8 @@ async def test_pages_fit_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("count", [0, 1, 10, 25])
 @pytest.mark.gen_test
-async def test_pages_of_postgresql(
-    count: int, small_pages: None, monkeypatch: pytest.MonkeyPatch, postgresql: PostgreSQL
-) -> None:
-    """However many pages and parts of pages; its own order and a comment at the end change nothing."""
-    monkeypatch.setattr(query_module, "PART_ROWS", 3)
+async def test_pages_of_postgresql(count: int, small_pages: None, postgresql: PostgreSQL) -> None:
+    """However many pages; its own order and a comment at the end change nothing."""
     select = f'SELECT n AS "Nº:x" FROM generate_series(1, {count}) AS n ORDER BY n DESC -- all'
     assert await ids(Query(postgresql.url, select, key="Nº:x")) == list(range(1, count + 1))
 
