@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 import pytest
 
+from media.query import FIRST_ROWS
 from tests.end_to_end.process import Process, program, run, surroundings, until
 from tests.end_to_end.test_exports import last_key, whole_rows
 from tests.postgresql import PostgreSQL
@@ -505,7 +506,8 @@ def test_what_broke_is_joined(database: str, form: str, servers: Servers) -> Non
         if broken < BREAKS and chance.random() < 0.5:
             most = 1 + chance.randrange(len(unbroken) // BREAKS)
         elif broken < BREAKS:
-            more += f"&fails={int(behind or 0) + 101 + chance.randrange(100)}"
+            # Behind the first page, and the row that is read with it: among those it would be a status.
+            more += f"&fails={int(behind or 0) + FIRST_ROWS + 2 + chance.randrange(100)}"
         body, ended = some(servers.here, target + more, most, behind if form == "sse" else "")
         joined += body if ended else WHOLE[form](body)
         broken += not ended
